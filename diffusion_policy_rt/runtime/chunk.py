@@ -1,0 +1,52 @@
+"""A chunk of actions, each with a due time, so that what was consumed is known, not estimated.
+
+    observation at `stamp`, n_obs 2, actions 100 ms apart:
+
+    action      0         1         2         3        ...   H-1
+    due     stamp-100   stamp   stamp+100 stamp+200
+    now                              ^ stamp+130: action 2 (the nearest due time)
+
+A plan that took 130 ms is entered at action 2, never at its head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Actions [H, A] in units; action i is due at start_ns + i step_ns."""
+
+    start_ns: int
+    step_ns: int
+    actions: np.ndarray
+    stamp_ns: int
+    """Instant of the observation it was planned from [ns]."""
+    steps: int
+    """Network calls that made it."""
+
+    def __post_init__(self) -> None:
+        self.actions.setflags(write=False)
+
+    def index(self, now_ns: int) -> int:
+        """Return the action whose due time is nearest to now; may lie outside 0..H-1."""
+        return (2 * (now_ns - self.start_ns) + self.step_ns) // (2 * self.step_ns)
+
+    def rest(self, now_ns: int) -> np.ndarray:
+        """Return the action due now and all after it: [K, A], K = 0 when nothing is left."""
+        return self.actions[max(0, self.index(now_ns)):]
+
+
+def splice(old: Chunk | None, new: Chunk, now_ns: int) -> Chunk:
+    """Return the chunk to follow from now on.
+
+    The newer observation wins; a chunk that came too late to have an action left does not.
+    """
+    if old is None:
+        return new
+    if new.stamp_ns < old.stamp_ns or not len(new.rest(now_ns)):
+        return old
+    return new

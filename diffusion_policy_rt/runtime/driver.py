@@ -1,0 +1,182 @@
+"""Real time around the loop: a tick thread with absolute deadlines, and a planner beside it.
+
+    T_k          plan asked for                    T_k + deadline
+    |  tick  ----|........ waits ........| act, publish   |
+    |  planner   | observe encode denoise |               |
+
+The tick never waits past the deadline less what publishing costs; a plan that is not there by then
+costs this tick its freshness, and its chunk serves the next ones by due time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from diffusion_policy_rt.runtime.clock import Deadline
+from diffusion_policy_rt.runtime.frame import Frame
+from diffusion_policy_rt.runtime.loop import Action, Plan, PolicyLoop
+from diffusion_policy_rt.runtime.observation import NotReady
+from diffusion_policy_rt.runtime.planner import Planner, Result
+from diffusion_policy_rt.runtime.timeline import Timeline
+from diffusion_policy_rt.runtime.trace import Rung, Tick
+
+NAN = float('nan')
+PUBLISH_MARGIN_NS = 500_000
+"""Added to the measured p99 of publishing when the tick decides how long it may wait [ns]."""
+MAX_SKIPPED = 1000
+"""Periods without a tick that are recorded one by one after a stall."""
+
+
+class Driver:
+    """Runs a loop in real time: one tick per period, each publishing once.
+
+    `publish` is called from the tick thread with what the tick decided (never with STOP);
+    `on_tick` after it with the record; `on_reason` when the reason for not planning or not
+    publishing changes, with '' when all works again. A period in which the machine did not let
+    the tick run is recorded too: as a missed STOP.
+    """
+
+    def __init__(self, loop: PolicyLoop, timeline: Timeline, publish: Callable[[Action], None],
+                 on_tick: Callable[[Tick], None], on_reason: Callable[[str], None],
+                 make_planner: Callable[[PolicyLoop], Planner] = Planner) -> None:
+        self.loop, self._timeline = loop, timeline
+        self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
+        self._planner = make_planner(loop)
+        self._thread = threading.Thread(target=self.run, name='tick', daemon=True)
+        self._wake, self._reset = threading.Event(), threading.Event()
+        self._stopping = self._aligned = False
+        self._reason = ''
+        self._count = 0
+
+    def start(self) -> None:
+        """Begin to tick, one period from now. A driver runs once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End both threads; no action is published after this returns."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._planner.stop()
+
+    def reset(self) -> None:
+        """Forget all that was observed and planned; no action planned before is published."""
+        self._reset.set()
+        self._wake.set()
+
+    def run(self) -> None:
+        """Tick until stopped; `start` calls it in a thread of its own."""
+        scheduled = self._timeline.now_ns() + self.loop.settings.period_ns
+        while True:
+            self._timeline.sleep_until(scheduled, self._wake)
+            self._wake.clear()  # before looking: what is set after this wakes the next sleep
+            if self._stopping:
+                return
+            if self._reset.is_set() and not self._planner.busy:
+                scheduled = self._begin_anew(scheduled)
+            if self._timeline.now_ns() >= scheduled:
+                self._tick(scheduled)
+                scheduled = self._next(scheduled)
+
+    def _begin_anew(self, scheduled: int) -> int:
+        """Reset the loop; the rhythm stands unless the timeline itself has jumped."""
+        self._planner.take()
+        self.loop.reset()
+        self._reset.clear()
+        self._aligned = False
+        now, period = self._timeline.now_ns(), self.loop.settings.period_ns
+        return scheduled if abs(now - scheduled) <= period else now + period
+
+    def _next(self, scheduled: int) -> int:
+        """Return the next tick's instant: whole periods on; aligned once to the newest frame.
+
+        A tick just when a frame arrives plans from the newest possible image. Cameras and ticks of
+        equal rate then stay in step, and the tick waits out the frame's jitter.
+        """
+        now, period = self._timeline.now_ns(), self.loop.settings.period_ns
+        skipped = max(0, (now - scheduled) // period) if not self._reset.is_set() else 0
+        for k in range(1, 1 + min(skipped, MAX_SKIPPED)):
+            self._skip(scheduled + k * period, now)
+        frame = self.loop.newest_frame
+        if not self._aligned and frame is not None:
+            self._aligned = True
+            scheduled = frame.arrival_ns
+        return scheduled + period * max(1, (now - scheduled) // period + 1)
+
+    def _tick(self, scheduled: int) -> None:
+        loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
+        frame, deadline = loop.newest_frame, Deadline(scheduled, loop.settings.deadline_ns)
+        late = planner.take()
+        result = self._plan(planner, scheduled, deadline)
+        plan = result if isinstance(result, Plan) else None
+        decided = self._timeline.now_ns()
+        self._explain(result or late)
+        rung = self._send(loop.act(scheduled, plan))
+        left = self._timeline.now_ns()
+        loop.latencies.record('publish', left - decided)
+        age = (began - frame.stamp_ns) / 1e9 if isinstance(frame, Frame) else NAN
+        self._record(rung, deadline, left, age, plan, plan or late)
+
+    def _plan(self, planner: Planner, scheduled: int, deadline: Deadline) -> Result | None:
+        """Return the plan asked for in this tick if it comes in time, or why there is none."""
+        if planner.busy or self._reset.is_set() or not self.loop.wants_plan(scheduled):
+            return None
+        latencies = self.loop.latencies
+        cut_off = deadline.end_ns - round(latencies.p99_ns('publish')) - PUBLISH_MARGIN_NS
+        fewest = self.loop.settings.allowed_steps(self.loop.spec)[0]
+        planning = latencies.p99_ns('encode') + latencies.p99_ns(fewest)
+        self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
+        planner.ask(scheduled, cut_off - self._timeline.now_ns())
+        self._timeline.sleep_until(cut_off, planner.done)
+        return planner.take()
+
+    def _send(self, action: Action) -> Rung:
+        """Publish the action; return its rung, or STOP when nothing left."""
+        if action.rung == Rung.STOP or self._reset.is_set():
+            return Rung.STOP
+        try:
+            self._publish(action)
+        except Exception as error:  # whatever publishing raises costs an action, never the tick
+            self._explain(NotReady(f'the action was not published: {error}'))
+            return Rung.STOP
+        return action.rung
+
+    def _record(self, rung: Rung, deadline: Deadline, left: int, age: float, plan: Plan | None,
+                spent: Result | None) -> None:
+        """Tell the tick. `spent` is the plan whose cost falls to it, also when it came late."""
+        fresh = plan is not None and rung in (Rung.FRESH, Rung.FEWER, Rung.CACHED)
+        cost = spent if isinstance(spent, Plan) else None
+        self._tell(Tick(
+            tick=self._count,
+            stamp_to_publish_s=(left - plan.chunk.stamp_ns) / 1e9 if plan and fresh else NAN,
+            plan_s=cost.plan_ns / 1e9 if cost else NAN,
+            encode_s=cost.encode_ns / 1e9 if cost else NAN,
+            denoise_s=cost.denoise_ns / 1e9 if cost else NAN,
+            slack_s=deadline.left_ns(left) / 1e9,
+            steps=plan.chunk.steps if plan and fresh else 0,
+            rung=rung,
+            cache_hits=cost.cache_hits if cost else 0,
+            observation_age_s=age,
+            camera_skew_s=cost.skew_ns / 1e9 if cost else NAN,
+            missed=deadline.missed(left)))
+
+    def _skip(self, scheduled: int, now: int) -> None:
+        """Record a period that passed without a tick."""
+        deadline = Deadline(scheduled, self.loop.settings.deadline_ns)
+        self._tell(Tick(self._count, NAN, NAN, NAN, NAN, deadline.left_ns(now) / 1e9, 0, Rung.STOP,
+                        0, NAN, NAN, True))
+
+    def _tell(self, tick: Tick) -> None:
+        self._count += 1
+        self._on_tick(tick)
+
+    def _explain(self, result: Result | None) -> None:
+        """Tell once why no plan is made, and once that it works again."""
+        if result is None:
+            return
+        reason = result.reason if isinstance(result, NotReady) else ''
+        if reason != self._reason:
+            self._reason = reason
+            self._on_reason(reason)

@@ -1,0 +1,217 @@
+"""The policy loop: observe, plan, act. No threads, no clock of its own, no ROS.
+
+`observe_*` may be called from one thread, `plan` from another and `act` from a third: samples are
+handed over through queues, the chunk and the newest state by one reference assignment each.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_policy_rt.errors import FrameError
+from diffusion_policy_rt.runtime.arrivals import Arrivals
+from diffusion_policy_rt.runtime.chunk import Chunk, splice
+from diffusion_policy_rt.runtime.clock import Clock, Deadline
+from diffusion_policy_rt.runtime.frame import Frame, to_input
+from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
+from diffusion_policy_rt.runtime.latents import LatentCache
+from diffusion_policy_rt.runtime.limits import Limits
+from diffusion_policy_rt.runtime.observation import (
+    NotReady, Observation, ObservationBuffer, State, condition)
+from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.sampler import sample
+from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.trace import Rung
+from diffusion_policy_rt.spec import PolicySpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One inference and what it cost."""
+
+    chunk: Chunk
+    rung: Rung
+    """FRESH, or FEWER when the deadline allowed fewer steps than `max_steps`."""
+    cache_hits: int
+    skew_ns: int
+    encode_ns: int
+    denoise_ns: int
+    plan_ns: int
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a tick publishes."""
+
+    rung: Rung
+    actions: np.ndarray
+    """float64 [K, A] in units: the action due now, then the rest of the chunk; K = 0 for STOP."""
+
+
+class PolicyLoop:
+    """One policy, from frames and states to actions."""
+
+    def __init__(self, spec: PolicySpec, engine: Engine, settings: LoopSettings, clock: Clock,
+                 seed: int = 0, limits: Limits | None = None, velocity: bool = False) -> None:
+        settings.check(spec)
+        self.spec, self.engine, self.settings, self.seed = spec, engine, settings, seed
+        self.limits = limits or Limits.none(len(spec.action))
+        self.velocity = velocity
+        """Whether actions are velocities: then holding means zero, not the measured state."""
+        self.latencies = LatencyModel()
+        self.arrivals = Arrivals()
+        self.cache = LatentCache(capacity=4 * spec.n_obs * len(spec.cameras))
+        self._clock = clock
+        self._arrived: deque[Frame | State] = deque(maxlen=1024)
+        self._buffer = ObservationBuffer(spec)
+        self._chunk: Chunk | None = None
+        self._planned_ns: int | None = None
+        self._state: State | None = None
+        self.newest_frame: Frame | None = None
+
+    # -- observe -------------------------------------------------------------------------------
+
+    def observe_frame(self, frame: Frame) -> None:
+        """Take in a frame; it is decoded only if a plan needs it."""
+        self._arrived.append(frame)
+        self.newest_frame = frame
+        self.arrivals.note(frame)
+
+    def observe_state(self, stamp_ns: int, arrival_ns: int, values: np.ndarray) -> None:
+        """Take in a measured state [S] in units; SpecError if it is malformed or not finite."""
+        self.spec.state.validate(values)
+        self._state = State(stamp_ns, arrival_ns, values)
+        self._arrived.append(self._state)
+
+    # -- plan ----------------------------------------------------------------------------------
+
+    def wants_plan(self, now_ns: int) -> bool:
+        """Whether the actions to execute from the last plan are used up by the tick at `now_ns`."""
+        if self._chunk is None or self._planned_ns is None:
+            return True
+        count = self.settings.n_action_steps or self.spec.n_action_steps
+        return 2 * (now_ns - self._planned_ns) + self.settings.period_ns > (
+            2 * count * self.spec.step_ns)
+
+    def observe(self, now_ns: int) -> Observation | NotReady:
+        """Return the newest observation, or why there is none."""
+        while self._arrived:
+            sample_ = self._arrived.popleft()
+            if isinstance(sample_, Frame):
+                self._buffer.push_frame(sample_)
+            else:
+                self._buffer.push_state(sample_)
+        return self._buffer.observe(now_ns, round(self.settings.observation_timeout * 1e9),
+                                    round(self.settings.max_camera_skew * 1e9))
+
+    def plan(self, now_ns: int, budget_ns: int | None = None) -> Plan | NotReady:
+        """Plan for the tick at `now_ns`, within `budget_ns` where there is a deadline.
+
+        The new chunk takes over by due time. A frame that cannot be decoded leaves the old chunk.
+        """
+        began = self._clock.now_ns()
+        observation = self.observe(now_ns)
+        if isinstance(observation, NotReady):
+            return observation
+        hits = self.cache.hits
+        try:
+            latents = self._encode(observation)
+        except FrameError as error:
+            return NotReady(str(error))
+        encoded = self._clock.now_ns()
+        self.latencies.record('encode', encoded - began)
+        allowed = self.settings.allowed_steps(self.spec)
+        left = Deadline(began, budget_ns).left_ns(encoded) if budget_ns is not None else np.inf
+        steps = choose_steps(allowed, self.latencies, left)
+        chunk = self.sample(observation, latents, steps)
+        if chunk is None:
+            return NotReady('the engine returned a value that is not finite')
+        done = self._clock.now_ns()
+        self.latencies.record(steps, done - encoded)
+        self._chunk, self._planned_ns = splice(self._chunk, chunk, now_ns), now_ns
+        return Plan(chunk, Rung.FRESH if steps == max(allowed) else Rung.FEWER,
+                    self.cache.hits - hits, observation.skew_ns, encoded - began, done - encoded,
+                    done - began)
+
+    def _encode(self, observation: Observation) -> dict[str, list[np.ndarray]]:
+        def encode(frame: Frame) -> np.ndarray:
+            image = to_input(frame.decode(), self.spec.camera(frame.camera))
+            return self.engine.encode(frame.camera, image)
+
+        return {name: [self.cache.get(frame, encode) for frame in frames]
+                for name, frames in observation.frames.items()}
+
+    def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
+               steps: int, noise: np.ndarray | None = None) -> Chunk | None:
+        """Sample a chunk; None when it is not finite.
+
+        The noise depends on the seed and on the observation's stamp alone, so the same frames give
+        the same actions live and offline, at any load.
+        """
+        spec = self.spec
+        rng = np.random.default_rng((self.seed, observation.stamp_ns % 2**64))
+        if noise is None:
+            noise = rng.standard_normal((spec.horizon, len(spec.action)), np.float32)
+        cond = condition(spec, latents, observation.states)
+        normalised = sample(lambda x, sigma: self.engine.denoise(x, sigma, cond),
+                            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng)
+        if not np.isfinite(normalised).all():
+            return None
+        start = observation.stamp_ns - (spec.n_obs - 1) * spec.step_ns
+        return Chunk(start, spec.step_ns, spec.decode_actions(normalised, observation.states[-1]),
+                     observation.stamp_ns, steps)
+
+    # -- act -----------------------------------------------------------------------------------
+
+    def act(self, now_ns: int, plan: Plan | None = None) -> Action:
+        """Return the action of the tick at `now_ns`; `plan` is this tick's, if it came in time.
+
+        The fallback rule: the plan of this tick; else what the last chunk has due; else hold; and
+        stop once the observation behind it all is older than `action_timeout`.
+        """
+        chunk = self._chunk
+        if chunk is None or now_ns - chunk.stamp_ns > self.settings.action_timeout * 1e9:
+            return Action(Rung.STOP, np.empty((0, len(self.spec.action))))
+        rest = chunk.rest(now_ns)
+        if not len(rest):
+            return self.hold()
+        rung = plan.rung if plan is not None and plan.chunk is chunk else Rung.CHUNK
+        return Action(rung, self._bounded(rest))
+
+    def hold(self) -> Action:
+        """Return the action that keeps the robot where it is measured to be.
+
+        Velocities hold at zero. Actions without a measured state of their name keep their last
+        planned value; without either, nothing is published.
+        """
+        size = len(self.spec.action)
+        if self.velocity:
+            return Action(Rung.HOLD, np.zeros((1, size)))
+        values = self._measured()
+        if self._chunk is not None:
+            values = np.where(np.isfinite(values), values, self._chunk.actions[-1])
+        if not np.isfinite(values).all():
+            return Action(Rung.STOP, np.empty((0, size)))
+        return Action(Rung.HOLD, self._bounded(values[None]))
+
+    def _bounded(self, actions: np.ndarray) -> np.ndarray:
+        return self.limits.apply(actions.astype(float), self._measured(), 1 / self.spec.rate)
+
+    def _measured(self) -> np.ndarray:
+        """Return the newest measured state by action name, [A]; NaN where there is none."""
+        if self._state is None or self.velocity:
+            return np.full(len(self.spec.action), np.nan)
+        values = dict(zip(self.spec.state.names, self._state.values))
+        return np.array([values.get(name, np.nan) for name in self.spec.action.names])
+
+    def reset(self) -> None:
+        """Forget observations, latents and the chunk, as at a new episode or a clock jump."""
+        self._arrived.clear()
+        self._buffer.clear()
+        self.cache.clear()
+        self.arrivals.clear()
+        self._chunk = self._planned_ns = self._state = self.newest_frame = None

@@ -1,0 +1,33 @@
+"""What an engine offers to the loop."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Encoder(Protocol):
+    """Turns one frame into a latent, which the core never looks into."""
+
+    def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
+        """Encode the camera's input, float32 [3, h, w] of `to_input`, to float32 [L]."""
+
+
+class Denoiser(Protocol):
+    """Estimates the clean chunk under a noisy one."""
+
+    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray) -> np.ndarray:
+        """Return E[x0 | x] for x = x0 + sigma noise: float64 [H, A] from [H, A] and cond [C].
+
+        Actions are normalised; cond is float32, of `runtime.observation.condition`.
+        """
+
+
+class Engine(Encoder, Denoiser, Protocol):
+    """Both ports of one bundle, and the truth about what runs."""
+
+    name: str
+    """`onnxruntime`, `torch`, ..."""
+    dtypes: dict[str, str]
+    """Part -> data type of its products as executed."""

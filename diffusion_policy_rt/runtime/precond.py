@@ -1,0 +1,48 @@
+"""From the raw network F to the denoised estimate D: D(x) = c_skip x + c_out F(c_in x, c_noise)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion_policy_rt.spec import Preconditioning
+
+Network = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
+"""(x float32 [H, A], c_noise, cond float32 [C]) -> float32 [H, A]"""
+
+
+class Coefficients(NamedTuple):
+    """The four functions of sigma, each of sigma's shape."""
+
+    c_skip: np.ndarray
+    c_out: np.ndarray
+    c_in: np.ndarray
+    c_noise: np.ndarray
+
+
+def coefficients(precond: Preconditioning, sigma: np.ndarray | float) -> Coefficients:
+    """Return the coefficients at noise level sigma, float64.
+
+    `edm`: Karras et al. 2022, table 1, with c_noise = 250 ln(sigma): a thousand times theirs, as in
+    Consistency Policy, because the sinusoidal embedding expects training steps. `ddpm`: the network
+    predicts the noise, so x0 = x - sigma * F; it sees the variance-preserving sample and the
+    nearest training step.
+    """
+    sigma = np.asarray(sigma, float)
+    if precond.kind == 'ddpm':
+        log_levels = np.log(precond.levels)
+        step = np.abs(np.log(sigma)[..., None] - log_levels).argmin(-1)
+        return Coefficients(np.ones_like(sigma), -sigma, (1 + sigma**2) ** -0.5, step.astype(float))
+    total = sigma**2 + precond.sigma_data**2
+    return Coefficients(precond.sigma_data**2 / total, sigma * precond.sigma_data * total**-0.5,
+                        total**-0.5, 250 * np.log(sigma))
+
+
+def denoise(network: Network, precond: Preconditioning, x: np.ndarray, sigma: float,
+            cond: np.ndarray) -> np.ndarray:
+    """Return the denoised estimate of x float64 [H, A] at level sigma, float64 [H, A]."""
+    c_skip, c_out, c_in, c_noise = coefficients(precond, sigma)
+    output = network((c_in * x).astype(np.float32), float(c_noise), cond)
+    return c_skip * x + c_out * output

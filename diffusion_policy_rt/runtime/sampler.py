@@ -1,0 +1,47 @@
+"""Few-step sampling: from noise to a chunk in as many network calls as the schedule has levels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from diffusion_policy_rt.spec import Schedule
+
+Denoise = Callable[[np.ndarray, float], np.ndarray]
+"""(x float64 [H, A], sigma) -> denoised estimate float64 [H, A]"""
+
+
+def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_data: float,
+              clip: float | None, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield the denoised estimate after each network call, float64 [H, A]; each is a usable chunk.
+
+    `noise` is standard normal [H, A]; it is scaled to the deviation that noisy data have at the
+    first level, so that one step from any level is what the network was trained on. Between levels
+
+        ddim       x_next = x0 + (s_next / s) (x - x0)          Song et al. 2021, eta = 0
+        ancestral  x_next = x0 + (s_next / s)^2 (x - x0)        Ho et al. 2020, eq. 7, in x = x0 + s n
+                            + s_next sqrt(1 - (s_next / s)^2) n
+    """
+    sigmas = schedule.sigmas
+    x = np.asarray(noise, float) * np.hypot(sigmas[0], sigma_data)
+    for sigma, sigma_next in zip(sigmas, (*sigmas[1:], 0.0)):
+        x0 = denoise(x, sigma)
+        x0 = np.where(np.isfinite(x0), x0, np.nan)  # or clipping would make infinity look sound
+        if clip is not None:
+            x0 = np.clip(x0, -clip, clip)
+        yield x0
+        ratio = sigma_next / sigma
+        if schedule.kind == 'ddim' or not ratio:
+            x = x0 + ratio * (x - x0)
+        else:
+            fresh = rng.standard_normal(x.shape)
+            x = x0 + ratio**2 * (x - x0) + sigma_next * np.sqrt(1 - ratio**2) * fresh
+
+
+def sample(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_data: float = 1.0,
+           clip: float | None = None, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Return the last of `estimates`: a sample, float64 [H, A]."""
+    rng = rng if rng is not None else np.random.default_rng(0)
+    *_, last = estimates(denoise, schedule, noise, sigma_data, clip, rng)
+    return last
