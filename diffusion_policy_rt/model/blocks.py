@@ -1,0 +1,28 @@
+"""Blocks that the denoisers share."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class SinusoidalPosEmb(nn.Module):
+    """Embed a scalar per sample in sines and cosines (Vaswani et al. 2017): [B] -> [B, dim]."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        half = dim // 2
+        frequencies = torch.exp(torch.arange(half) * (-math.log(10000) / (half - 1)))
+        self.register_buffer('frequencies', frequencies, persistent=False)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies[None, :]
+        return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def step_encoder(dim: int) -> nn.Sequential:
+    """Return the published encoder of the noise level: [B] -> [B, dim]."""
+    return nn.Sequential(
+        SinusoidalPosEmb(dim), nn.Linear(dim, dim * 4), nn.Mish(), nn.Linear(dim * 4, dim))

@@ -1,0 +1,67 @@
+"""Image encoders: float32 [B, 3, h, w] -> latent [B, L], one frame at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.model.resnet import ResNet
+
+
+class SpatialSoftmax(nn.Module):
+    """Expected image coordinates of each keypoint's heat map (Finn et al. 2016).
+
+    [B, C, h, w] -> [B, K, 2] with x to the right and y down, both in [-1, 1].
+    """
+
+    def __init__(self, channels: int, keypoints: int) -> None:
+        super().__init__()
+        self.nets = nn.Conv2d(channels, keypoints, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        heat = self.nets(features)
+        rows, columns = heat.shape[-2:]
+        weights = heat.flatten(2).softmax(-1).unflatten(-1, (rows, columns))
+        x = (weights.sum(-2) * torch.linspace(-1, 1, columns, device=heat.device)).sum(-1)
+        y = (weights.sum(-1) * torch.linspace(-1, 1, rows, device=heat.device)).sum(-1)
+        return torch.stack((x, y), dim=-1)
+
+
+class ResNetEncoder(nn.Module):
+    """The published encoder: ResNet-18 with GroupNorm, spatial softmax, a linear layer, ReLU."""
+
+    def __init__(self, keypoints: int = 32, latent_dim: int = 64, width: int = 64,
+                 blocks: Sequence[int] = (2, 2, 2, 2)) -> None:
+        super().__init__()
+        self.backbone = ResNet(width, blocks)
+        self.pool = SpatialSoftmax(self.backbone.channels, keypoints)
+        self.out = nn.Linear(keypoints * 2, latent_dim)
+        self.latent_dim = latent_dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.out(self.pool(self.backbone(images)).flatten(1)).relu()
+
+
+class KeypointEncoder(nn.Module):
+    """A small convolutional encoder whose latent is the keypoints' coordinates.
+
+    Every layer before the spatial softmax sees a bounded neighbourhood and none normalises over
+    the image, so a change in one place leaves the heat maps elsewhere as they are.
+    """
+
+    def __init__(self, keypoints: int = 16, channels: int = 32,
+                 dilations: Sequence[int] = (1, 2, 4)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [
+            nn.Conv2d(3, channels // 2, 5, 2, 2), nn.ReLU(),
+            nn.Conv2d(channels // 2, channels, 3, 2, 1), nn.ReLU()]
+        for dilation in dilations:
+            layers += [nn.Conv2d(channels, channels, 3, 1, dilation, dilation), nn.ReLU()]
+        self.backbone = nn.Sequential(*layers)
+        self.pool = SpatialSoftmax(channels, keypoints)
+        self.latent_dim = keypoints * 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.backbone(images)).flatten(1)

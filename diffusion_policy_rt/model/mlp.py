@@ -1,0 +1,53 @@
+"""A residual MLP denoiser: the family's small member, for policies trained and run on two cores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.model.blocks import step_encoder
+
+
+class ResidualLayer(nn.Module):
+    """h [B, W] plus an MLP of its norm, scaled and shifted by the features [B, F] (FiLM)."""
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.film = nn.Sequential(nn.Mish(), nn.Linear(features, width * 2))
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, features: Tensor) -> Tensor:
+        scale, shift = self.film(features).chunk(2, dim=-1)
+        return h + self.second(nn.functional.mish(self.first(self.norm(h)) * (1 + scale) + shift))
+
+
+class MLPDenoiser(nn.Module):
+    """Raw network F: x [B, H, A], c_noise [B], cond [B, C] -> [B, H, A].
+
+    The condition is embedded with products of pairs of linear features (a bilinear layer), because
+    what matters in manipulation - where the tool is in the object's frame - is bilinear in
+    positions and orientations.
+    """
+
+    def __init__(self, action_dim: int, horizon: int, cond_dim: int, width: int = 512,
+                 layers: int = 3, step_dim: int = 64) -> None:
+        super().__init__()
+        self.shape = (horizon, action_dim)
+        self.step_encoder = step_encoder(step_dim)
+        self.left, self.right = nn.Linear(cond_dim, width), nn.Linear(cond_dim, width)
+        self.cond = nn.Sequential(
+            nn.Linear(width + cond_dim, width), nn.Mish(), nn.Linear(width, width))
+        self.inputs = nn.Linear(horizon * action_dim, width)
+        self.layers = nn.ModuleList(ResidualLayer(width, step_dim + width) for _ in range(layers))
+        self.outputs = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, horizon * action_dim))
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
+        pairs = self.left(cond) * self.right(cond)
+        observed = self.cond(torch.cat((pairs, cond), dim=-1))
+        features = torch.cat((self.step_encoder(c_noise), observed), dim=-1)
+        h = self.inputs(x.flatten(1)) + observed
+        for layer in self.layers:
+            h = layer(h, features)
+        return self.outputs(h).unflatten(1, self.shape)

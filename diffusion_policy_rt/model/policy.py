@@ -1,0 +1,69 @@
+"""A policy's networks, assembled from its spec and its model configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.model.encoder import KeypointEncoder, ResNetEncoder
+from diffusion_policy_rt.model.mlp import MLPDenoiser
+from diffusion_policy_rt.model.unet import ConditionalUnet1D
+from diffusion_policy_rt.spec import PolicySpec
+
+ENCODERS = {'resnet': ResNetEncoder, 'keypoint': KeypointEncoder}
+DENOISERS = {'unet': ConditionalUnet1D, 'mlp': MLPDenoiser}
+
+
+def _make(kinds: Mapping[str, type], config: Mapping[str, Any], what: str, **shape: int) -> Any:
+    options = dict(config)
+    kind = options.pop('kind', None)
+    if kind not in kinds:
+        raise SpecError(f'{what} kind {kind!r}: use one of {", ".join(kinds)}')
+    try:
+        return kinds[kind](**shape, **options)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f'{what} {kind}: {error}') from error
+
+
+def make_encoder(config: Mapping[str, Any]) -> nn.Module:
+    """Build the encoder that `config` ({'kind': 'resnet' | 'keypoint', ...}) describes."""
+    return _make(ENCODERS, config, 'encoder')
+
+
+class Policy(nn.Module):
+    """One encoder per camera and one denoiser.
+
+    `model` is {'encoder': {'kind', ...}, 'denoiser': {'kind', ...}}; the shapes come from the spec.
+    """
+
+    def __init__(self, spec: PolicySpec, model: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.encoders = nn.ModuleDict({c.name: make_encoder(model['encoder'])
+                                       for c in spec.cameras})
+        for camera in spec.cameras:
+            made = self.encoders[camera.name].latent_dim
+            if made != camera.latent_dim:
+                raise SpecError(f'camera {camera.name}: the encoder makes {made} values, '
+                                f'the spec says {camera.latent_dim}')
+        self.denoiser = _make(DENOISERS, model['denoiser'], 'denoiser',
+                              action_dim=len(spec.action), horizon=spec.horizon,
+                              cond_dim=spec.cond_dim)
+
+    def condition(self, latents: Mapping[str, Tensor], states: Tensor) -> Tensor:
+        """Join latents {camera: [B, n_obs, L]} and normalised states [B, n_obs, S] to [B, C].
+
+        The order is that of `runtime.observation.condition`: per instant, oldest first, the
+        cameras in the spec's order and then the state.
+        """
+        parts = [latents[camera.name] for camera in self.spec.cameras]
+        return torch.cat([*parts, states], dim=-1).flatten(1)
+
+    def encode(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Encode {camera: [B, n_obs, 3, h, w]} to {camera: [B, n_obs, L]}."""
+        return {name: self.encoders[name](x.flatten(0, 1)).unflatten(0, x.shape[:2])
+                for name, x in images.items()}

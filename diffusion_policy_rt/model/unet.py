@@ -1,0 +1,96 @@
+"""The FiLM-conditioned 1-D U-Net of Diffusion Policy (Chi et al. 2023, section III-A).
+
+Module names follow the published implementations, so that their weights map by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.model.blocks import step_encoder
+
+
+class Conv1dBlock(nn.Module):
+    """Conv1d, GroupNorm, Mish: [B, C, T] -> [B, D, T]."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, groups: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.Conv1d(inputs, outputs, kernel_size, padding=kernel_size // 2),
+            nn.GroupNorm(groups, outputs), nn.Mish())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class ResidualBlock(nn.Module):
+    """Two conv blocks with the condition added (or scaled and added) between them."""
+
+    def __init__(self, inputs: int, outputs: int, cond_dim: int, kernel_size: int, groups: int,
+                 film_scale: bool) -> None:
+        super().__init__()
+        self.film_scale, self.outputs = film_scale, outputs
+        self.conv1 = Conv1dBlock(inputs, outputs, kernel_size, groups)
+        self.cond_encoder = nn.Sequential(
+            nn.Mish(), nn.Linear(cond_dim, outputs * 2 if film_scale else outputs))
+        self.conv2 = Conv1dBlock(outputs, outputs, kernel_size, groups)
+        self.residual_conv = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        film = self.cond_encoder(cond).unsqueeze(-1)  # [B, D or 2D, 1]
+        out = self.conv1(x)
+        if self.film_scale:
+            out = film[:, :self.outputs] * out + film[:, self.outputs:]
+        else:
+            out = out + film
+        return self.conv2(out) + self.residual_conv(x)
+
+
+class ConditionalUnet1D(nn.Module):
+    """Raw network F: x [B, H, A], c_noise [B], cond [B, C] -> [B, H, A].
+
+    H must be divisible by 2 ** (len(down_dims) - 1).
+    """
+
+    def __init__(self, action_dim: int, horizon: int, cond_dim: int,
+                 down_dims: Sequence[int] = (512, 1024, 2048), kernel_size: int = 5,
+                 groups: int = 8, step_dim: int = 128, film_scale: bool = True) -> None:
+        super().__init__()
+        if horizon % 2 ** (len(down_dims) - 1):
+            raise ValueError(f'horizon {horizon} is not divisible by {2 ** (len(down_dims) - 1)}')
+        self.diffusion_step_encoder = step_encoder(step_dim)
+        dims = [action_dim, *down_dims]
+        common = (step_dim + cond_dim, kernel_size, groups, film_scale)
+        last = len(down_dims) - 1
+        self.down_modules = nn.ModuleList(nn.ModuleList([
+            ResidualBlock(a, b, *common), ResidualBlock(b, b, *common),
+            nn.Conv1d(b, b, 3, 2, 1) if i < last else nn.Identity()])
+            for i, (a, b) in enumerate(zip(dims, dims[1:])))
+        self.mid_modules = nn.ModuleList(
+            ResidualBlock(dims[-1], dims[-1], *common) for _ in range(2))
+        # the published net goes up one level less than down, with an upsampling at each
+        self.up_modules = nn.ModuleList(nn.ModuleList([
+            ResidualBlock(b * 2, a, *common), ResidualBlock(a, a, *common),
+            nn.ConvTranspose1d(a, a, 4, 2, 1)])
+            for a, b in reversed(list(zip(dims[1:], dims[2:]))))
+        self.final_conv = nn.Sequential(
+            Conv1dBlock(down_dims[0], down_dims[0], kernel_size, groups),
+            nn.Conv1d(down_dims[0], action_dim, 1))
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
+        features = torch.cat((self.diffusion_step_encoder(c_noise), cond), dim=-1)
+        x = x.transpose(1, 2)
+        skips = []
+        for first, second, down in self.down_modules:
+            x = second(first(x, features), features)
+            skips.append(x)
+            x = down(x)
+        for block in self.mid_modules:
+            x = block(x, features)
+        for first, second, up in self.up_modules:
+            x = torch.cat((x, skips.pop()), dim=1)
+            x = up(second(first(x, features), features))
+        return self.final_conv(x).transpose(1, 2)
