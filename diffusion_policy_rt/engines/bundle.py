@@ -1,0 +1,146 @@
+"""A bundle: a folder that holds a policy ready to run.
+
+    policy.json            spec, model, files with their hashes, training, quality, dtypes
+    weights.safetensors    every tensor, once
+    encoder_<camera>.onnx  graphs whose large tensors lie in weights.safetensors
+    denoiser.onnx
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusion_policy_rt.errors import BundleError, SpecError
+from diffusion_policy_rt.spec import PolicySpec
+
+FORMAT = 1
+MANIFEST = 'policy.json'
+SHIPPED = Path(__file__).parent.parent / 'bundles'
+KEYS = ('format', 'spec', 'model', 'files', 'training', 'quality', 'dtypes', 'provenance')
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read and found whole."""
+
+    folder: Path
+    spec: PolicySpec
+    digest: str
+    """SHA-256 of policy.json, which holds the hashes of all other files."""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    quality: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def path(self, name: str) -> Path:
+        """Return the path of one of its files; BundleError if it has none of that name."""
+        if name not in self.files:
+            raise BundleError(f'{self.folder} has no {name}; it holds {", ".join(self.files)}')
+        return self.folder / name
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 in hexadecimal."""
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(
+            hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
+
+
+def resolve(policy: str | Path) -> Path:
+    """Return the folder of a bundle: a path, the name of a shipped bundle, or '' for `pusht`."""
+    if not str(policy):
+        return SHIPPED / 'pusht'
+    path = Path(policy).expanduser()
+    if path.exists() or not (SHIPPED / str(policy)).is_dir():
+        return path
+    return SHIPPED / str(policy)
+
+
+def read_bundle(policy: str | Path) -> Bundle:
+    """Read a bundle and check every file against its hash.
+
+    Raises BundleError for a folder that is none, an unknown format, or a file that is missing,
+    truncated or changed.
+    """
+    folder = resolve(policy)
+    if not (folder / MANIFEST).is_file():
+        shipped = ', '.join(sorted(p.name for p in SHIPPED.iterdir())) if SHIPPED.is_dir() else '-'
+        raise BundleError(f'{folder} is no bundle: it has no {MANIFEST}; give a folder made by '
+                          f'dprt train, or one of the shipped: {shipped}')
+    text = (folder / MANIFEST).read_bytes()
+    try:
+        data = json.loads(text)
+        unknown = sorted(set(data) - set(KEYS))
+    except (ValueError, TypeError) as error:
+        raise BundleError(f'{folder / MANIFEST} is damaged: {error}') from error
+    if not isinstance(data, dict) or data.get('format') != FORMAT or unknown:
+        raise BundleError(f'{folder / MANIFEST} is of an unknown format'
+                          f'{" (key " + unknown[0] + ")" if unknown else ""}; '
+                          f'this version reads format {FORMAT}')
+    try:
+        spec = PolicySpec.from_json(data.get('spec', {}))
+    except SpecError as error:
+        raise BundleError(f'{folder / MANIFEST}: {error}') from error
+    files = data.get('files', {})
+    for name, entry in files.items():
+        _check_file(folder / name, entry)
+    parts = {key: data.get(key, {}) for key in KEYS if key not in ('format', 'spec')}
+    return Bundle(folder, spec, hashlib.sha256(text).hexdigest(), **parts)
+
+
+def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
+    if path.name != str(path.relative_to(path.parent)) or not path.is_file():
+        raise BundleError(f'{path} is missing; copy the bundle again')
+    size = path.stat().st_size
+    if size != entry.get('bytes'):
+        raise BundleError(f'{path} has {size} bytes instead of {entry.get("bytes")}; '
+                          'copy the bundle again')
+    if sha256(path) != entry.get('sha256'):
+        raise BundleError(f'{path} was changed: its hash is not the one in {MANIFEST}; '
+                          'copy the bundle again')
+
+
+def write_bundle(folder: Path, manifest: Mapping[str, Any],
+                 fill: Callable[[Path], None]) -> Bundle:
+    """Write a bundle whole or not at all, replacing one that stands at `folder`.
+
+    `manifest` holds the keys of policy.json but `format` and `files`; `fill` writes the other
+    files into the folder it is given.
+    """
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
+    try:
+        os.chmod(partial, 0o755)
+        fill(partial)
+        files = {path.name: {'bytes': path.stat().st_size, 'sha256': sha256(path)}
+                 for path in sorted(partial.iterdir())}
+        data = {'format': FORMAT, **manifest, 'files': files}
+        (partial / MANIFEST).write_text(json.dumps(data, indent=1, sort_keys=False) + '\n')
+        read_bundle(partial)
+        _replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return read_bundle(folder)
+
+
+def _replace(new: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.rename(new, folder)
+        return
+    if not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        raise BundleError(f'{folder} exists and is no bundle; choose another folder')
+    old = new.with_name(new.name + '.old')
+    os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old)
