@@ -1,0 +1,120 @@
+"""Write a trained policy as a bundle: weights once, graphs that refer to them, and a check."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+
+from diffusion_policy_rt.engines.bundle import Bundle, write_bundle
+from diffusion_policy_rt.engines.load import load_engine
+from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.model.policy import Policy
+
+OPSET = 17
+WEIGHTS = 'weights.safetensors'
+
+
+def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
+                  facts: Mapping[str, Any]) -> Bundle:
+    """Write the bundle and check that both engines give the same outputs.
+
+    `model` is the networks' configuration; `facts` holds `training`, `quality`, `provenance`.
+    """
+    policy = policy.cpu().eval()
+
+    def fill(partial: Path) -> None:
+        tensors = {name: t.contiguous() for name, t in policy.state_dict().items()}
+        save_file(tensors, partial / WEIGHTS)
+        offsets = tensor_offsets(partial / WEIGHTS)
+        for name, (module, inputs, output) in graphs(policy).items():
+            path = partial / f'{name}.onnx'
+            _export(module, inputs, output, path)
+            prefix = name.replace('encoder_', 'encoders.', 1) + '.'
+            share_weights(path, {k: v for k, v in offsets.items() if k.startswith(prefix)},
+                          policy.state_dict())
+
+    bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
+                                   'dtypes': {'weights': 'float32'}}, fill)
+    check_parity(bundle)
+    return bundle
+
+
+def graphs(policy: Policy) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor], str]]:
+    """Return each graph's module, example inputs by name, and the name of its output."""
+    spec = policy.spec
+    made: dict[str, tuple[nn.Module, dict[str, torch.Tensor], str]] = {
+        f'encoder_{c.name}': (policy.encoders[c.name],
+                              {'image': torch.zeros(1, 3, *c.input_size)}, 'latent')
+        for c in spec.cameras}
+    made['denoiser'] = (policy.denoiser, {
+        'x': torch.zeros(1, spec.horizon, len(spec.action)), 'c_noise': torch.zeros(1),
+        'cond': torch.zeros(1, spec.cond_dim)}, 'output')
+    return made
+
+
+def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
+            path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the exporter's own deprecation notices
+        torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),
+                          output_names=[output], opset_version=OPSET, dynamo=False)
+
+
+def tensor_offsets(path: Path) -> dict[str, tuple[int, int]]:
+    """Return each tensor's (offset, length) in bytes in a safetensors file."""
+    with path.open('rb') as file:
+        size = int.from_bytes(file.read(8), 'little')
+        header = json.loads(file.read(size))
+    return {name: (8 + size + entry['data_offsets'][0],
+                   entry['data_offsets'][1] - entry['data_offsets'][0])
+            for name, entry in header.items() if name != '__metadata__'}
+
+
+def share_weights(path: Path, offsets: Mapping[str, tuple[int, int]],
+                  tensors: Mapping[str, torch.Tensor]) -> None:
+    """Make the graph's initialisers refer to equal tensors in the weights file, by their bytes."""
+    held = {tensors[name].numpy().tobytes(): where for name, where in offsets.items()}
+    graph = onnx.load(str(path))
+    for initialiser in graph.graph.initializer:
+        where = held.get(numpy_helper.to_array(initialiser).tobytes())
+        if where is None or where[1] < 256:
+            continue
+        initialiser.ClearField('raw_data')
+        initialiser.data_location = TensorProto.EXTERNAL
+        for key, value in (('location', WEIGHTS), ('offset', where[0]), ('length', where[1])):
+            initialiser.external_data.add(key=key, value=str(value))
+    path.write_bytes(graph.SerializeToString())
+
+
+def check_parity(bundle: Bundle, tolerance: float = 1e-4) -> float:
+    """Return the largest relative difference between torch and ONNX Runtime on random inputs.
+
+    Raises EngineError above `tolerance`.
+    """
+    rng = np.random.default_rng(0)
+    engines = [load_engine(bundle, name) for name in ('torch', 'onnxruntime')]
+    spec, worst = bundle.spec, 0.0
+    for camera in spec.cameras:
+        image = rng.uniform(-1, 1, (3, *camera.input_size)).astype(np.float32)
+        worst = max(worst, _difference(*(e.encode(camera.name, image) for e in engines)))
+    cond = rng.standard_normal(spec.cond_dim).astype(np.float32)
+    noise = rng.standard_normal((spec.horizon, len(spec.action)))
+    for sigma in {s.sigmas[0] for s in spec.schedules.values()}:
+        worst = max(worst, _difference(*(e.denoise(sigma * noise, sigma, cond) for e in engines)))
+    if worst > tolerance:
+        raise EngineError(f'{bundle.folder}: torch and onnxruntime differ by {worst:.2g}')
+    return worst
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max() / max(1e-6, np.abs(a).max()))

@@ -1,0 +1,137 @@
+"""A training recipe: which streams of a data set to learn from, and how. Read from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.share import find
+from diffusion_policy_rt.spec import build
+
+
+@dataclass(frozen=True)
+class CameraRecipe:
+    """One camera's images."""
+
+    keys: tuple[str, ...]
+    """Names under which data sets hold the stream, in order of preference."""
+    height: int
+    width: int
+    crop: tuple[int, int] | None = None
+    """Crop in training at random, when running from the middle [px]."""
+
+
+@dataclass(frozen=True)
+class VectorRecipe:
+    """A vector stream; bounds in units."""
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    index: tuple[int, ...] | None = None
+    """Columns of the stream to use; None uses all."""
+    reference: str = 'absolute'
+    """Actions only: `absolute`, or `state` for offsets from the newest observed state."""
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How long and how fast to learn."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 1e-4
+    warmup_steps: int = 500
+    ema_decay: float = 0.9995
+    clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class Pretraining(Optimisation):
+    """Teach the encoders image positions that the data set knows, before the policy is trained."""
+
+    keys: tuple[str, ...] = ()
+    """The stream of positions, [N, K, 2] or [N, 2K] (x, y)."""
+    extent: tuple[float, float] = (1.0, 1.0)
+    """Width and height of the image in the positions' units."""
+    max_shift: int = 4
+    """Shift augmentation [px of the network's input]."""
+
+
+@dataclass(frozen=True)
+class Training(Optimisation):
+    """Train the policy: on latents computed once when the encoders were pretrained, else whole."""
+
+    latent_noise: float = 0.0
+    """Standard deviation of noise added to pretrained latents."""
+    validation_ratio: float = 0.02
+    """Share of the episodes kept for validation."""
+    sigma_mean: float = -1.2
+    """`edm`: mean of the logarithm of the noise level (Karras et al. 2022, table 1)."""
+    sigma_std: float = 1.2
+    """`edm`: standard deviation of the logarithm of the noise level."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything `dprt train` needs besides the data."""
+
+    name: str
+    rate: float
+    cameras: Mapping[str, CameraRecipe]
+    state: VectorRecipe
+    action: VectorRecipe
+    n_obs: int
+    horizon: int
+    n_action_steps: int
+    steps: tuple[int, ...]
+    encoder: Mapping[str, Any]
+    denoiser: Mapping[str, Any]
+    train: Training
+    parametrisation: str = 'edm'
+    """`edm` or `ddpm`."""
+    ddpm_levels: int = 100
+    """Training steps of the `ddpm` parametrisation."""
+    sigma_min: float = 0.02
+    """`edm`: the smallest noise level that a sampler visits."""
+    sigma_max: float = 80.0
+    """`edm`: the noise level that a sampler starts from."""
+    pretrain: Pretraining | None = None
+    max_episodes: int | None = None
+    """Learn from the first so many episodes only."""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    """The YAML as it was read; kept in the bundle."""
+
+
+def parse_recipe(data: Mapping[str, Any]) -> Recipe:
+    """Build a recipe from YAML data; SpecError names the first key that is wrong."""
+    parts = dict(data)
+    parts['cameras'] = {name: build(CameraRecipe, camera, f'cameras.{name}')
+                        for name, camera in dict(data.get('cameras') or {}).items()}
+    for key, part in (('state', VectorRecipe), ('action', VectorRecipe), ('train', Training)):
+        parts[key] = build(part, data.get(key) or {}, key)
+    if data.get('pretrain'):
+        parts['pretrain'] = build(Pretraining, data['pretrain'], 'pretrain')
+    return build(Recipe, {**parts, 'source': dict(data)}, 'recipe')
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Read a recipe file, or a shipped recipe by its name (config/recipes/NAME.yaml)."""
+    path = Path(name)
+    if not path.is_file():
+        path = find(f'config/recipes/{Path(name).stem}.yaml') or path
+    if not path.is_file():
+        raise DataError(f'no recipe {name}: give a YAML file or a name in config/recipes/')
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise DataError(f'{path} is no YAML: {str(error).splitlines()[0]}') from error
+    return parse_recipe(data if isinstance(data, Mapping) else {})

@@ -1,0 +1,115 @@
+"""`dprt train`: data set and recipe in, bundle out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.model.policy import Policy, make_encoder
+from diffusion_policy_rt.spec import CameraSpec, PolicySpec
+from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
+from diffusion_policy_rt.train.data import Dataset, read_dataset
+from diffusion_policy_rt.train.distributed import World
+from diffusion_policy_rt.train.objectives import (
+    KeypointObjective, LatentObjective, PixelObjective)
+from diffusion_policy_rt.train.pixels import fit_all, to_inputs
+from diffusion_policy_rt.train.recipe import Pretraining, Recipe
+from diffusion_policy_rt.train.trainer import History, Trainer
+from diffusion_policy_rt.train.windows import (
+    Windows, condition_rows, make_windows, split_episodes)
+
+
+class Training:
+    """One training run: the data at hand, the policy being made, and the curves so far."""
+
+    def __init__(self, recipe: Recipe, data: Dataset, out: Path, seed: int, world: World) -> None:
+        self.recipe, self.data, self.out, self.seed, self.world = recipe, data, out, seed, world
+        torch.manual_seed(seed)
+        self.windows: Windows = make_windows(data.episode_ends, recipe.n_obs, recipe.horizon)
+        self.states = columns(data, 'state', recipe.state)
+        gathered = gather_chunks(recipe, data, self.windows)
+        latent_dim = make_encoder(recipe.encoder).latent_dim
+        self.spec: PolicySpec = make_spec(recipe, self.states, gathered, latent_dim)
+        self.chunks = self.spec.action.normalise(gathered).astype(np.float32)
+        self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
+        self.images = {c.name: fit_all(data.streams[c.name], c) for c in self.spec.cameras}
+        self.policy = Policy(self.spec, {'encoder': recipe.encoder, 'denoiser': recipe.denoiser})
+        self.curves: dict[str, History] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what a checkpoint belongs to: the recipe, the seed and the data."""
+        parts = [self.recipe.source, self.seed, len(self.states), float(self.chunks.sum())]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def run(self) -> Policy:
+        """Train all stages, resuming each; return the policy with averaged weights."""
+        if self.recipe.pretrain is not None:
+            for camera in self.spec.cameras:
+                self._pretrain(camera, self.recipe.pretrain)
+            self.policy.denoiser = self._fit(self._latent_objective(), 'denoiser')
+        else:
+            self.policy = self._fit(PixelObjective(
+                self.policy, self.images, self.spec.state.normalise(self.states),
+                self.windows.observed, self.chunks, self.held_out, self.recipe.train,
+                self.world.device), 'policy')
+        return self.policy.eval()
+
+    def _fit(self, objective: object, title: str, how: object = None) -> nn.Module:
+        trainer = Trainer(objective, how or self.recipe.train, self.world, self.seed,
+                          self.out / f'{title}.ckpt', self.fingerprint)
+        module = trainer.run(title)
+        self.curves[title] = trainer.history
+        return module
+
+    def _pretrain(self, camera: CameraSpec, how: Pretraining) -> None:
+        positions = self.data.streams['pretrain'].reshape(len(self.states), -1, 2)
+        targets = (2 * positions / np.asarray(how.extent) - 1).reshape(len(positions), -1)
+        if targets.shape[1] != camera.latent_dim:
+            raise DataError(f'{self.data.source}: pretraining has {targets.shape[1] // 2} '
+                            f'keypoints, the encoder {camera.latent_dim // 2}; make them equal')
+        objective = KeypointObjective(
+            self.policy.encoders[camera.name], camera, self.images[camera.name],
+            targets.astype(np.float32), self.held_out, how.max_shift, self.world.device)
+        self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how)
+
+    @torch.no_grad()
+    def _latents(self, camera: CameraSpec) -> np.ndarray:
+        encoder = self.policy.encoders[camera.name].eval()
+        parts = torch.from_numpy(self.images[camera.name]).split(256)
+        still = torch.zeros(256, 2, dtype=torch.long)
+        return torch.cat([encoder(to_inputs(part, camera, still[:len(part)]).to(self.world.device))
+                          for part in parts]).cpu().numpy()
+
+    def _latent_objective(self) -> LatentObjective:
+        latents = {c.name: self._latents(c) for c in self.spec.cameras}
+        conditions = condition_rows(self.spec, latents, self.states, self.windows)
+        per_instant = [self.recipe.train.latent_noise] * sum(
+            c.latent_dim for c in self.spec.cameras) + [0.0] * len(self.spec.state)
+        return LatentObjective(self.policy, conditions, self.chunks, self.held_out,
+                               np.tile(per_instant, self.spec.n_obs), self.recipe.train,
+                               self.world.device)
+
+
+def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
+    """Return the streams a recipe reads, each with its alternative keys."""
+    keys = {name: tuple(camera.keys) for name, camera in recipe.cameras.items()}
+    keys |= {'state': tuple(recipe.state.keys), 'action': tuple(recipe.action.keys)}
+    if recipe.pretrain is not None:
+        keys['pretrain'] = tuple(recipe.pretrain.keys)
+    return keys
+
+
+def open_data(recipe: Recipe, path: Path) -> Dataset:
+    """Read the recipe's streams; DataError if the data's rate is another than the recipe's."""
+    data = read_dataset(path, stream_keys(recipe))
+    if data.rate_hz is not None and abs(data.rate_hz - recipe.rate) > 1e-3 * recipe.rate:
+        raise DataError(f'{data.source} was recorded at {data.rate_hz:g} Hz; the recipe says '
+                        f'{recipe.rate:g}')
+    return data.first(recipe.max_episodes) if recipe.max_episodes else data

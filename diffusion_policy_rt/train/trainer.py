@@ -1,0 +1,148 @@
+"""The training loop: batches, optimiser, moving average, checkpoints that resume to the same run."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.train.distributed import World
+from diffusion_policy_rt.train.ema import EMA
+from diffusion_policy_rt.train.recipe import Optimisation
+
+
+class Objective(Protocol):
+    """What is learned: a module, and its loss on rows of the training set."""
+
+    module: nn.Module
+    train_rows: np.ndarray
+
+    def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Return the mean loss of `module` on these rows."""
+
+    def validate(self, module: nn.Module) -> float:
+        """Return the validation loss."""
+
+
+@dataclass
+class History:
+    """The curve: one entry per epoch."""
+
+    train: list[float] = field(default_factory=list)
+    validation: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    """Time spent training, over all resumptions."""
+
+
+class Trainer:
+    """Fits an objective. Every random choice of step k comes from (seed, k), so that a run that was
+    killed and resumed is the run that was not."""
+
+    def __init__(self, objective: Objective, how: Optimisation, world: World, seed: int,
+                 checkpoint: Path, fingerprint: str) -> None:
+        self.objective, self.how, self.world, self.seed = objective, how, world, seed
+        self.checkpoint, self.fingerprint = checkpoint, fingerprint
+        self.module = objective.module.to(world.device)
+        self.ema = EMA(self.module, how.ema_decay)
+        self.history = History()
+        self.step = 0
+        self.per_epoch = max(1, len(objective.train_rows) // how.batch_size)
+        self.total = how.epochs * self.per_epoch
+        self.optimiser = torch.optim.AdamW(
+            self.module.parameters(), lr=how.learning_rate, betas=(0.95, 0.999),
+            weight_decay=how.weight_decay)
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate: linear warm-up, then a cosine to zero."""
+        warmup = min(self.how.warmup_steps, self.total // 10)
+        if step < warmup:
+            return self.how.learning_rate * (step + 1) / warmup
+        done = (step - warmup) / max(1, self.total - warmup)
+        return self.how.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """Return this process's rows of batch `step`."""
+        epoch, batch = divmod(step, self.per_epoch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.objective.train_rows)
+        rows = order[batch * self.how.batch_size:(batch + 1) * self.how.batch_size]
+        return rows[self.world.rank::self.world.size]
+
+    def train_step(self) -> float:
+        """Take one optimiser step and return its loss."""
+        for group in self.optimiser.param_groups:
+            group['lr'] = self.rate_at(self.step)
+        rng = np.random.default_rng((self.seed, self.step, self.world.rank))
+        self.module.train()
+        loss = self.objective.loss(self.module, self.rows_at(self.step), rng)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.world.average_gradients(self.module)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.how.clip_norm)
+        if not torch.isfinite(norm):
+            raise DprtError(f'the loss became non-finite at step {self.step}; the last good '
+                            f'checkpoint is {self.checkpoint}; lower the learning rate')
+        self.optimiser.step()
+        self.ema.update(self.module, self.step)
+        self.step += 1
+        return loss.item()
+
+    def save(self) -> None:
+        """Write the checkpoint: whole, or not at all."""
+        if not self.world.leads:
+            return
+        partial = self.checkpoint.with_suffix('.partial')
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({'module': self.module.state_dict(), 'ema': self.ema.module.state_dict(),
+                    'optimiser': self.optimiser.state_dict(), 'step': self.step,
+                    'train': self.history.train, 'validation': self.history.validation,
+                    'seconds': self.history.seconds, 'fingerprint': self.fingerprint}, partial)
+        os.replace(partial, self.checkpoint)
+
+    def resume(self) -> bool:
+        """Take up the checkpoint if there is one; DprtError if it belongs to another run."""
+        if not self.checkpoint.is_file():
+            return False
+        state: Mapping[str, Any] = torch.load(
+            self.checkpoint, map_location=self.world.device, weights_only=True)
+        if state['fingerprint'] != self.fingerprint:
+            raise DprtError(f'{self.checkpoint} belongs to another recipe, seed or data set; '
+                            'choose another --out or remove it')
+        self.module.load_state_dict(state['module'])
+        self.ema.module.load_state_dict(state['ema'])
+        self.optimiser.load_state_dict(state['optimiser'])
+        self.step = state['step']
+        self.history = History(list(state['train']), list(state['validation']),
+                               state['seconds'])
+        return True
+
+    def run(self, title: str) -> nn.Module:
+        """Train to the end, from the checkpoint if there is one; return the averaged module."""
+        self.resume()
+        bar = tqdm(total=self.total * self.how.batch_size, initial=self.step * self.how.batch_size,
+                   desc=title, unit='sample', unit_scale=True, disable=not self.world.leads)
+        losses: list[float] = []
+        began = time.monotonic()
+        while self.step < self.total:
+            losses.append(self.train_step())
+            bar.update(self.how.batch_size)
+            if self.step % self.per_epoch == 0:
+                self.history.train.append(float(np.mean(losses)))
+                self.history.validation.append(self.objective.validate(self.ema.module))
+                bar.set_postfix(loss=f'{self.history.train[-1]:.4f}',
+                                validation=f'{self.history.validation[-1]:.4f}')
+                losses.clear()
+                self.history.seconds += time.monotonic() - began
+                began = time.monotonic()
+                self.save()
+        bar.close()
+        return self.ema.module
