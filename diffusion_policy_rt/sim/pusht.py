@@ -1,0 +1,96 @@
+"""Push-T: the physics and the camera of gym-pusht, with the published start states.
+
+A circular tool pushes a T-shaped block onto a drawn goal, in a square of 512 px. The score of an
+episode is the maximum of clip(coverage / 0.95, 0, 1); success is coverage above 0.95.
+"""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+
+os.environ.setdefault('SDL_VIDEODRIVER', 'dummy')
+os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
+
+from gym_pusht.envs.pusht import PushTEnv  # noqa: E402  (after SDL is told to open no window)
+
+RATE = 10
+"""Control steps per second of the published protocol [Hz]."""
+SUBSTEPS = 10
+"""Physics steps per control step."""
+MAX_STEPS = 300
+"""Control steps of an episode in the published protocol."""
+SUCCESS = 0.95
+"""Coverage above which an episode is a success, and that counts as score 1."""
+
+
+def start_state(seed: int) -> np.ndarray:
+    """Return the published start of `seed`: tool x, y, block x, y [px], block angle [rad].
+
+    Seeds 0..205 are the demonstrations' own; the published test seeds start at 100000.
+    """
+    rng = np.random.RandomState(seed)
+    return np.array([rng.randint(50, 450), rng.randint(50, 450), rng.randint(100, 400),
+                     rng.randint(100, 400), rng.randn() * 2 * np.pi - np.pi])
+
+
+class PushT:
+    """One simulated robot. Positions are in px of the 512-wide task."""
+
+    def __init__(self) -> None:
+        self._env = PushTEnv(obs_type='state', render_mode='rgb_array')
+        self.seed = -1
+
+    def reset(self, seed: int) -> None:
+        """Start the episode of `seed`."""
+        self.seed = seed
+        self._env.reset(options={'reset_to_state': start_state(seed)})
+
+    @property
+    def tool(self) -> np.ndarray:
+        """Position of the tool, float64 [2]: x, y."""
+        return np.array(self._env.agent.position)
+
+    @property
+    def velocity(self) -> np.ndarray:
+        """Velocity of the tool, float64 [2] [px/s]."""
+        return np.array(self._env.agent.velocity)
+
+    @property
+    def block(self) -> np.ndarray:
+        """Pose of the block, float64 [3]: x, y, angle [rad]."""
+        return np.array([*self._env.block.position, self._env.block.angle])
+
+    def coverage(self) -> float:
+        """Return the share of the goal that the block covers."""
+        return float(self._env._get_coverage())
+
+    def substep(self, target: np.ndarray) -> None:
+        """Move for one physics step towards `target` [2], by the task's PD controller."""
+        env = self._env
+        error = np.asarray(target, float) - env.agent.position
+        acceleration = env.k_p * error - env.k_v * np.array(env.agent.velocity)
+        env.agent.velocity = tuple(env.agent.velocity + acceleration * env.dt)
+        env.space.step(env.dt)
+
+    def step(self, target: np.ndarray) -> None:
+        """Move for one control step towards `target` [2]."""
+        for _ in range(SUBSTEPS):
+            self.substep(target)
+
+    def render(self, width: int = 96, height: int = 96) -> np.ndarray:
+        """Draw the scene, uint8 [height, width, 3] RGB; the square fills the shorter side."""
+        side = min(width, height)
+        square = self._env._get_img(self._env._draw(), side, side)
+        if width == height:
+            return square
+        left, top = (width - side) // 2, (height - side) // 2
+        return cv2.copyMakeBorder(square, top, height - side - top, left, width - side - left,
+                                  cv2.BORDER_CONSTANT, value=(255, 255, 255))
+
+
+def score(coverage: float) -> float:
+    """Return the published score of one coverage: clip(coverage / 0.95, 0, 1)."""
+    return float(np.clip(coverage / SUCCESS, 0.0, 1.0))
