@@ -1,0 +1,89 @@
+"""What several commands share: options that mean the same everywhere, results, provenance."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from diffusion_policy_rt import __version__
+from diffusion_policy_rt.errors import DprtError
+
+
+def add_policy(parser: argparse.ArgumentParser) -> None:
+    """Add --policy, --engine, --threads, --steps and --seed."""
+    parser.add_argument('--policy', default='pusht', metavar='P',
+                        help='bundle folder, or the name of a shipped bundle (default pusht)')
+    parser.add_argument('--engine', default='auto', metavar='E',
+                        help='auto, onnxruntime or torch (default auto)')
+    parser.add_argument('--threads', type=positive, default=1, metavar='N',
+                        help='threads per matrix product (default 1)')
+    parser.add_argument('--steps', type=positive, default=0, metavar='K',
+                        help='network calls per plan (default: the most served up to 16)')
+    add_seed(parser)
+
+
+def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
+    """Add --seed."""
+    parser.add_argument('--seed', type=natural, default=default, metavar='S',
+                        help=f'seed of all random choices (default {default})')
+
+
+def natural(text: str) -> int:
+    """Parse an integer of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f'{value} is below 0')
+    return value
+
+
+def positive(text: str) -> int:
+    """Parse an integer of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{value} is below 1')
+    return value
+
+
+def write_json(path: str | Path | None, result: dict[str, Any]) -> None:
+    """Write the result whole or not at all; nothing where no file was asked for."""
+    if not path:
+        return
+    target = Path(path)
+    partial = target.with_name(f'.{target.name}.partial')
+    try:
+        partial.write_text(json.dumps(result, indent=1) + '\n')
+        os.replace(partial, target)
+    except OSError as error:
+        raise DprtError(f'cannot write {target}: {error.strerror}') from error
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return rows of equal keys as an aligned text table."""
+    if not rows:
+        return ''
+    cells = [[str(key) for key in rows[0]], *([show(v) for v in row.values()] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return '\n'.join('  '.join(c.rjust(w) for c, w in zip(row, widths)) for row in cells)
+
+
+def show(value: Any) -> str:
+    """Return a value as text with at most four significant digits."""
+    return f'{value:.4g}' if isinstance(value, float) else '-' if value is None else str(value)
+
+
+def provenance() -> dict[str, Any]:
+    """Return how this process was started and from what code: command, version, git commit."""
+    root = Path(__file__).parent.parent.parent
+    try:
+        git = subprocess.run(['git', '-C', str(root), 'describe', '--always', '--dirty'],
+                             capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        git = ''
+    command = shlex.join(['dprt', *sys.argv[1:]])
+    return {'command': command, 'version': __version__, 'git': git}

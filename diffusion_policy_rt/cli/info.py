@@ -1,0 +1,47 @@
+"""`dprt info`: what a bundle is."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from diffusion_policy_rt.cli.common import write_json
+from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
+
+HELP = 'Show what a bundle is: spec, sizes, data types, step counts, hashes.'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('policy', nargs='?', default='pusht', metavar='P',
+                        help='bundle folder, or the name of a shipped bundle (default pusht)')
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """Return everything `--json` holds."""
+    return {'folder': str(bundle.folder), 'sha256': bundle.digest,
+            'spec': bundle.spec.to_json(), 'steps': list(bundle.spec.steps),
+            'bytes': sum(entry['bytes'] for entry in bundle.files.values()),
+            'files': dict(bundle.files), 'model': dict(bundle.model),
+            'dtypes': dict(bundle.dtypes), 'training': dict(bundle.training),
+            'quality': dict(bundle.quality), 'provenance': dict(bundle.provenance)}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the description of one bundle."""
+    bundle = read_bundle(args.policy)
+    result, spec = describe(bundle), bundle.spec
+    cameras = ', '.join(f'{c.name} {c.width}x{c.height}' for c in spec.cameras)
+    rows = {
+        'policy': f'{spec.name} ({bundle.folder})', 'sha256': bundle.digest,
+        'cameras': cameras, 'state': ', '.join(spec.state.names),
+        'action': f'{", ".join(spec.action.names)} ({spec.action.reference})',
+        'observations': spec.n_obs, 'horizon': spec.horizon,
+        'executed': spec.n_action_steps, 'rate': f'{spec.rate:g} Hz',
+        'steps': ', '.join(map(str, spec.steps)), 'parametrisation': spec.precond.kind,
+        'model': f'{bundle.model.get("encoder")} {bundle.model.get("denoiser")}',
+        'size': f'{result["bytes"] / 1e6:.1f} MB', 'dtypes': bundle.dtypes,
+        'quality': bundle.quality or 'not measured', 'made by': bundle.provenance}
+    for key, value in rows.items():
+        print(f'{key:>16}  {value}')
+    write_json(args.json, result)

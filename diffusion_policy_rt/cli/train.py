@@ -1,0 +1,66 @@
+"""`dprt train`: demonstrations in, bundle out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from diffusion_policy_rt.cli.common import add_seed, positive, provenance, write_json
+from diffusion_policy_rt.errors import DprtError
+
+HELP = 'Train a policy on demonstrations and write its bundle.'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('--data', required=True, metavar='DIR',
+                        help='npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
+    parser.add_argument('--recipe', default='pusht_small', metavar='R',
+                        help='YAML file, or a name in config/recipes (default pusht_small)')
+    parser.add_argument('--out', required=True, metavar='DIR',
+                        help='run folder: checkpoints, curves and the bundle; a run that stands '
+                             'there is resumed')
+    parser.add_argument('--threads', type=positive, default=os.cpu_count() or 1, metavar='N',
+                        help='CPU threads (default: all cores)')
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, export, draw the curves."""
+    try:
+        import torch
+
+        from diffusion_policy_rt.train.curves import write_curves
+        from diffusion_policy_rt.train.distributed import join
+        from diffusion_policy_rt.train.export import export_bundle
+        from diffusion_policy_rt.train.recipe import load_recipe
+        from diffusion_policy_rt.train.run import Training, open_data
+    except ImportError as error:
+        raise DprtError(f'training needs {error.name}; pip install "diffusion_policy_rt[train]"'
+                        ) from error
+
+    torch.set_num_threads(args.threads)
+    recipe, world, out = load_recipe(args.recipe), join(), Path(args.out)
+    data = open_data(recipe, Path(args.data))
+    began = time.monotonic()
+    training = Training(recipe, data, out, args.seed, world)
+    policy = training.run()
+    if not world.leads:
+        return
+    losses = {stage: {'train': c.train[-1], 'validation': c.validation[-1],
+                      'epochs': len(c.train), 'hours': c.seconds / 3600}
+              for stage, c in training.curves.items()}
+    facts = {
+        'training': {'recipe': recipe.source, 'data': data.source.rsplit('/', 1)[-1],
+                     'episodes': len(data.episode_ends), 'rows': len(training.states),
+                     'seed': args.seed, 'stages': losses, 'device': str(world.device),
+                     'processes': world.size, 'threads': args.threads},
+        'quality': {}, 'provenance': provenance()}
+    bundle = export_bundle(policy, {'encoder': dict(recipe.encoder),
+                                    'denoiser': dict(recipe.denoiser)}, out / 'bundle', facts)
+    write_curves(out / 'curves.png', training.curves)
+    print(f'{bundle.folder}: trained in {(time.monotonic() - began) / 60:.1f} min; next: '
+          f'dprt eval --policy {bundle.folder}')
+    write_json(args.json, {'bundle': str(bundle.folder), 'sha256': bundle.digest, **facts})
