@@ -1,4 +1,4 @@
-"""What a policy takes and gives: names, shapes, dtypes, units and bounds. Frozen; JSON in and out."""
+"""What a policy takes and gives: names, shapes, dtypes, units, bounds. Frozen; JSON in and out."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ class VectorSpec:
     def validate(self, values: np.ndarray) -> None:
         """Raise SpecError unless `values` is a finite [D] vector."""
         if values.shape != (len(self),):
-            raise SpecError(f'expected {len(self)} values {self.names}, found shape {values.shape}')
+            raise SpecError(f'expected {len(self)} values {self.names}, '
+                            f'found shape {values.shape}')
         bad = [name for name, value in zip(self.names, values) if not math.isfinite(value)]
         if bad:
             raise SpecError(f'{bad[0]} is not finite; check the driver that publishes it')
@@ -141,7 +142,7 @@ class VectorSpec:
 
 @dataclass(frozen=True)
 class ActionSpec(VectorSpec):
-    """An action vector; with reference `state` the network's actions are offsets from the state."""
+    """An action vector; with reference `state` the network's actions count from the state."""
 
     reference: str = 'absolute'
     """`absolute`, or `state`: counted from the newest observed state of the same names."""
@@ -223,17 +224,19 @@ class PolicySpec:
         if not 1 <= self.n_obs <= self.horizon:
             raise SpecError(f'policy {self.name}: n_obs {self.n_obs} must lie in 1..horizon')
         if not 1 <= self.n_action_steps <= self.horizon - self.n_obs + 1:
-            raise SpecError(f'policy {self.name}: n_action_steps {self.n_action_steps} must lie in '
-                            f'1..{self.horizon - self.n_obs + 1} (horizon - n_obs + 1)')
+            raise SpecError(f'policy {self.name}: n_action_steps {self.n_action_steps} must lie '
+                            f'in 1..{self.horizon - self.n_obs + 1} (horizon - n_obs + 1)')
         if not 0 < self.rate < math.inf:
             raise SpecError(f'policy {self.name}: rate must be above zero')
         if self.clip is not None and not 0 < self.clip < math.inf:
             raise SpecError(f'policy {self.name}: clip {self.clip} must be above zero and finite')
         if not self.schedules or any(len(s.sigmas) != n for n, s in self.schedules.items()):
-            raise SpecError(f'policy {self.name}: each schedule must have as many levels as its key')
-        if self.action.reference == 'state' and not set(self.action.names) <= set(self.state.names):
-            raise SpecError(f'policy {self.name}: actions {self.action.names} relative to the state '
-                            f'need states of the same names, found {self.state.names}')
+            raise SpecError(f'policy {self.name}: each schedule must have as many levels as its '
+                            'key')
+        unknown = set(self.action.names) - set(self.state.names)
+        if self.action.reference == 'state' and unknown:
+            raise SpecError(f'policy {self.name}: actions {self.action.names} relative to the '
+                            f'state need states of the same names, found {self.state.names}')
 
     @property
     def step_ns(self) -> int:

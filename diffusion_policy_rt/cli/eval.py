@@ -6,8 +6,6 @@ import argparse
 import os
 from pathlib import Path
 
-from tqdm import tqdm
-
 from diffusion_policy_rt.cli.common import (
     add_policy, natural, positive, provenance, write_json)
 from diffusion_policy_rt.errors import DprtError
@@ -35,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the episodes and print the figures."""
+    from tqdm import tqdm
+
     from diffusion_policy_rt.replay import evaluate
 
     if args.seed < 206 and args.policy != evaluate.RANDOM:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     recipe, world, out = load_recipe(args.recipe), join(), Path(args.out)
     data = open_data(recipe, Path(args.data))
-    began = time.monotonic()
+    began, origin = time.monotonic(), provenance()
     training = Training(recipe, data, out, args.seed, world)
     policy = training.run()
     if not world.leads:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
                      'episodes': len(data.episode_ends), 'rows': len(training.states),
                      'seed': args.seed, 'stages': losses, 'device': str(world.device),
                      'processes': world.size, 'threads': args.threads},
-        'quality': {}, 'provenance': provenance()}
+        'quality': {}, 'provenance': origin}
     bundle = export_bundle(policy, {'encoder': dict(recipe.encoder),
                                     'denoiser': dict(recipe.denoiser)}, out / 'bundle', facts)
     write_curves(out / 'curves.png', training.curves)

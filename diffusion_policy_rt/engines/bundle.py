@@ -92,14 +92,20 @@ def read_bundle(policy: str | Path) -> Bundle:
     except SpecError as error:
         raise BundleError(f'{folder / MANIFEST}: {error}') from error
     files = data.get('files', {})
+    if not isinstance(files, Mapping):
+        raise BundleError(f'{folder / MANIFEST} is damaged: files must be an object')
     for name, entry in files.items():
-        _check_file(folder / name, entry)
+        _check_file(folder, name, entry)
     parts = {key: data.get(key, {}) for key in KEYS if key not in ('format', 'spec')}
     return Bundle(folder, spec, hashlib.sha256(text).hexdigest(), **parts)
 
 
-def _check_file(path: Path, entry: Mapping[str, Any]) -> None:
-    if path.name != str(path.relative_to(path.parent)) or not path.is_file():
+def _check_file(folder: Path, name: str, entry: Any) -> None:
+    if not isinstance(entry, Mapping) or name in ('', '..') or Path(name).name != name:
+        raise BundleError(f'{folder / MANIFEST} is damaged: {name!r} is no file name with its '
+                          'size and hash')
+    path = folder / name
+    if not path.is_file():
         raise BundleError(f'{path} is missing; copy the bundle again')
     size = path.stat().st_size
     if size != entry.get('bytes'):
@@ -121,8 +127,10 @@ def write_bundle(folder: Path, manifest: Mapping[str, Any],
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
-        os.chmod(partial, 0o755)
         fill(partial)
+        os.chmod(partial, 0o755)  # temporary folders and some writers' files are their owner's only
+        for path in partial.iterdir():
+            os.chmod(path, 0o644)
         files = {path.name: {'bytes': path.stat().st_size, 'sha256': sha256(path)}
                  for path in sorted(partial.iterdir())}
         data = {'format': FORMAT, **manifest, 'files': files}
@@ -138,7 +146,7 @@ def _replace(new: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(new, folder)
         return
-    if not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+    if not folder.is_dir() or not (folder / MANIFEST).is_file() and any(folder.iterdir()):
         raise BundleError(f'{folder} exists and is no bundle; choose another folder')
     old = new.with_name(new.name + '.old')
     os.rename(folder, old)

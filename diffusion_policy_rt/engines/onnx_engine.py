@@ -35,7 +35,7 @@ class OnnxEngine:
         self._denoiser = _session(bundle, 'denoiser', threads)
         sessions = {f'encoder_{n}': s for n, s in self._encoders.items()}
         sessions['denoiser'] = self._denoiser
-        self.dtypes = {name: session.get_inputs()[0].type[7:-1]
+        self.dtypes = {name: session.get_inputs()[0].type[7:-1].replace('float', 'float32')
                        for name, session in sessions.items()}
 
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffusion_policy_rt.engines.bundle import Bundle
@@ -24,9 +25,9 @@ class TorchEngine:
         policy = Policy(bundle.spec, bundle.model)
         try:
             policy.load_state_dict(load_file(bundle.path('weights.safetensors')))
-        except RuntimeError as error:
-            raise EngineError(f'{bundle.folder}: the weights do not fit the model: {error}'
-                              .splitlines()[0]) from error
+        except (RuntimeError, SafetensorError) as error:
+            raise EngineError(f'{bundle.folder}: the weights do not fit the model: '
+                              f'{str(error).splitlines()[-1].strip()}') from error
         self._policy = policy.to(self._device).eval()
         self.dtypes = {name.split('.')[0]: str(p.dtype).removeprefix('torch.')
                        for name, p in self._policy.named_parameters()}

@@ -43,14 +43,14 @@ class Policy(nn.Module):
     def __init__(self, spec: PolicySpec, model: Mapping[str, Any]) -> None:
         super().__init__()
         self.spec = spec
-        self.encoders = nn.ModuleDict({c.name: make_encoder(model['encoder'])
+        self.encoders = nn.ModuleDict({c.name: make_encoder(model.get('encoder', {}))
                                        for c in spec.cameras})
         for camera in spec.cameras:
             made = self.encoders[camera.name].latent_dim
             if made != camera.latent_dim:
                 raise SpecError(f'camera {camera.name}: the encoder makes {made} values, '
                                 f'the spec says {camera.latent_dim}')
-        self.denoiser = _make(DENOISERS, model['denoiser'], 'denoiser',
+        self.denoiser = _make(DENOISERS, model.get('denoiser', {}), 'denoiser',
                               action_dim=len(spec.action), horizon=spec.horizon,
                               cond_dim=spec.cond_dim)
 

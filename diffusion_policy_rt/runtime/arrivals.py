@@ -32,12 +32,13 @@ class Arrivals:
         """Return when the frames that are worth waiting for are expected: {camera: [ns]}.
 
         A frame is worth waiting for when it is nearer than half its camera's interval: then the
-        wait is shorter than what the newest frame at hand has aged.
+        wait is shorter than what the newest frame at hand has aged. One that is overdue by less
+        than an eighth of the interval may still come.
         """
         coming = {camera: self._newest[camera].arrival_ns + interval
                   for camera, interval in list(self._interval.items())}
         return {camera: at for camera, at in coming.items()
-                if now_ns < at <= now_ns + self._interval[camera] // 2}
+                if -self._interval[camera] // 8 < at - now_ns <= self._interval[camera] // 2}
 
     def wait(self, timeline: Timeline, until_ns: int) -> None:
         """Wait for the imminent frames that are expected by `until_ns`, and never past it.
@@ -50,7 +51,8 @@ class Arrivals:
         before = {camera: self._newest[camera].stamp_ns for camera in coming}
         while True:
             self._noted.clear()  # before looking: a frame noted after this wakes the wait
-            if limit <= timeline.now_ns() or all(self._newest[c].stamp_ns != s for c, s in before.items()):
+            came = all(self._newest[c].stamp_ns != stamp for c, stamp in before.items())
+            if came or timeline.now_ns() >= limit:
                 return
             timeline.sleep_until(limit, self._noted)
 

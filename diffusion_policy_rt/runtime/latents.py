@@ -20,7 +20,8 @@ class LatentCache:
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f'capacity {capacity} must be at least 1')
-        self._capacity = capacity
+        self.capacity = capacity
+        """Latents kept, at least 1; a smaller value holds from the next frame encoded on."""
         self._latents: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
         self.hits = 0
         self.misses = 0
@@ -39,7 +40,7 @@ class LatentCache:
         latent.setflags(write=False)
         self.misses += 1
         self._latents[key] = latent
-        while len(self._latents) > self._capacity:
+        while len(self._latents) > self.capacity:
             self._latents.popitem(last=False)
         return latent
 

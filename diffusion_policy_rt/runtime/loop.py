@@ -90,11 +90,12 @@ class PolicyLoop:
     # -- plan ----------------------------------------------------------------------------------
 
     def wants_plan(self, now_ns: int) -> bool:
-        """Whether the actions to execute from the last plan are used up by the tick at `now_ns`."""
-        if self._chunk is None or self._planned_ns is None:
+        """Whether the last plan's actions to execute, or all it has, are used up at `now_ns`."""
+        chunk, planned_ns = self._chunk, self._planned_ns
+        if chunk is None or planned_ns is None or not len(chunk.rest(now_ns)):
             return True
         count = self.settings.n_action_steps or self.spec.n_action_steps
-        return 2 * (now_ns - self._planned_ns) + self.settings.period_ns > (
+        return 2 * (now_ns - planned_ns) + self.settings.period_ns > (
             2 * count * self.spec.step_ns)
 
     def observe(self, now_ns: int) -> Observation | NotReady:
@@ -191,9 +192,9 @@ class PolicyLoop:
         size = len(self.spec.action)
         if self.velocity:
             return Action(Rung.HOLD, np.zeros((1, size)))
-        values = self._measured()
-        if self._chunk is not None:
-            values = np.where(np.isfinite(values), values, self._chunk.actions[-1])
+        values, chunk = self._measured(), self._chunk
+        if chunk is not None:
+            values = np.where(np.isfinite(values), values, chunk.actions[-1])
         if not np.isfinite(values).all():
             return Action(Rung.STOP, np.empty((0, size)))
         return Action(Rung.HOLD, self._bounded(values[None]))
@@ -203,9 +204,10 @@ class PolicyLoop:
 
     def _measured(self) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""
-        if self._state is None or self.velocity:
+        state = self._state
+        if state is None or self.velocity:
             return np.full(len(self.spec.action), np.nan)
-        values = dict(zip(self.spec.state.names, self._state.values))
+        values = dict(zip(self.spec.state.names, state.values))
         return np.array([values.get(name, np.nan) for name in self.spec.action.names])
 
     def reset(self) -> None:

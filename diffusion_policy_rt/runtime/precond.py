@@ -1,4 +1,4 @@
-"""From the raw network F to the denoised estimate D: D(x) = c_skip x + c_out F(c_in x, c_noise)."""
+"""From the raw network F to the denoised estimate D(x) = c_skip x + c_out F(c_in x, c_noise)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ class Coefficients(NamedTuple):
 def coefficients(precond: Preconditioning, sigma: np.ndarray | float) -> Coefficients:
     """Return the coefficients at noise level sigma, float64.
 
-    `edm`: Karras et al. 2022, table 1, with c_noise = 250 ln(sigma): a thousand times theirs, as in
-    Consistency Policy, because the sinusoidal embedding expects training steps. `ddpm`: the network
-    predicts the noise, so x0 = x - sigma * F; it sees the variance-preserving sample and the
-    nearest training step.
+    `edm`: Karras et al. 2022, table 1, with c_noise = 250 ln(sigma): a thousand times theirs, as
+    in Consistency Policy, because the sinusoidal embedding expects training steps. `ddpm`: the
+    network predicts the noise, so x0 = x - sigma * F; it sees the variance-preserving sample and
+    the nearest training step.
     """
     sigma = np.asarray(sigma, float)
     if precond.kind == 'ddpm':
         log_levels = np.log(precond.levels)
         step = np.abs(np.log(sigma)[..., None] - log_levels).argmin(-1)
-        return Coefficients(np.ones_like(sigma), -sigma, (1 + sigma**2) ** -0.5, step.astype(float))
+        return Coefficients(np.ones_like(sigma), -sigma, (1 + sigma**2) ** -0.5,
+                            step.astype(float))
     total = sigma**2 + precond.sigma_data**2
     return Coefficients(precond.sigma_data**2 / total, sigma * precond.sigma_data * total**-0.5,
                         total**-0.5, 250 * np.log(sigma))

@@ -20,7 +20,7 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
     first level, so that one step from any level is what the network was trained on. Between levels
 
         ddim       x_next = x0 + (s_next / s) (x - x0)          Song et al. 2021, eta = 0
-        ancestral  x_next = x0 + (s_next / s)^2 (x - x0)        Ho et al. 2020, eq. 7, in x = x0 + s n
+        ancestral  x_next = x0 + (s_next / s)^2 (x - x0)        Ho et al. 2020, eq. 7, for x0 + s n
                             + s_next sqrt(1 - (s_next / s)^2) n
     """
     sigmas = schedule.sigmas

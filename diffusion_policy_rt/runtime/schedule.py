@@ -27,7 +27,8 @@ def squared_cosine_levels(n: int, max_beta: float = 0.999) -> np.ndarray:
 def karras_sigmas(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> np.ndarray:
     """Return n falling levels (Karras et al. 2022, eq. 5); [sigma_max] for n = 1."""
     ramp = np.linspace(0, 1, n)
-    return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return (first + ramp * (last - first)) ** rho
 
 
 def spaced_levels(levels: np.ndarray, n: int) -> np.ndarray:

@@ -16,7 +16,7 @@ SIGMA_DATA = 0.5  # Karras et al. 2022; `edm` normalises the actions to this dev
 
 
 def columns(data: Dataset, stream: str, vector: VectorRecipe) -> np.ndarray:
-    """Return the recipe's columns of a stream, float32 [N, D]; DataError where they are missing."""
+    """Return the recipe's columns of a stream, float32 [N, D]; DataError if one lacks."""
     values = data.streams[stream].reshape(len(data.streams[stream]), -1)
     index = list(vector.index) if vector.index is not None else list(range(values.shape[1]))
     if max(index) >= values.shape[1] or len(index) != len(vector.names):

@@ -57,9 +57,11 @@ class KeypointObjective:
         shifts = shifts.to(self.images.device)
         index = torch.from_numpy(rows).to(self.images.device)
         latents = module(to_inputs(self.images[index], self.camera, shifts))
-        rows_columns = torch.tensor(self.camera.input_size, device=shifts.device)
-        moved = (2 * shifts / rows_columns).flip(-1)  # (x, y) by which the content moved back
-        targets = self.targets[index].unflatten(-1, (-1, 2)) - moved[:, None, :]
+        size = torch.tensor(self.camera.input_size, device=shifts.device)
+        canvas = torch.tensor((self.camera.height, self.camera.width), device=shifts.device)
+        moved = (2 * shifts / size).flip(-1)  # (x, y) by which the content moved back
+        zoom = (canvas / size).flip(-1)  # from the whole image's coordinates to the crop's
+        targets = self.targets[index].unflatten(-1, (-1, 2)) * zoom - moved[:, None, :]
         return latents - targets.flatten(1)
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training loop: batches, optimiser, moving average, checkpoints that resume to the same run."""
+"""The training loop: batches, optimiser, moving average, checkpoints that resume the same run."""
 
 from __future__ import annotations
 
@@ -45,8 +45,11 @@ class History:
 
 
 class Trainer:
-    """Fits an objective. Every random choice of step k comes from (seed, k), so that a run that was
-    killed and resumed is the run that was not."""
+    """Fits an objective.
+
+    Every random choice of step k comes from (seed, k), so that a run that was killed and resumed
+    is the run that was not.
+    """
 
     def __init__(self, objective: Objective, how: Optimisation, world: World, seed: int,
                  checkpoint: Path, fingerprint: str) -> None:
