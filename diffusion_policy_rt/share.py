@@ -15,3 +15,14 @@ def find(relative: str) -> Path | None:
     roots = [Path(__file__).parent.parent,
              *(Path(prefix) / 'share' / PACKAGE for prefix in prefixes if prefix)]
     return next((root / relative for root in roots if (root / relative).exists()), None)
+
+
+def use_large_image_profile() -> None:
+    """Let Fast DDS carry large raw images in this process and its children (config/fastdds.xml).
+
+    A profile that is already named in the environment stays.
+    """
+    profile = find('config/fastdds.xml')
+    for name in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
+        if profile is not None:
+            os.environ.setdefault(name, str(profile))

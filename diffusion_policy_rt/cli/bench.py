@@ -37,8 +37,10 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
+        from diffusion_policy_rt.share import use_large_image_profile
         use_own_domain()
-        from diffusion_policy_rt.ros.bench import bench_node
+        use_large_image_profile()
+        from diffusion_policy_rt.replay.bench_node import bench_node
         rows = bench_node(args.policy, args.seconds, (args.engine or ['auto'])[0],
                           (args.steps or [1])[0])
     else:

@@ -128,7 +128,7 @@ def write_bundle(folder: Path, manifest: Mapping[str, Any],
     partial = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
         fill(partial)
-        os.chmod(partial, 0o755)  # temporary folders and some writers' files are their owner's only
+        os.chmod(partial, 0o755)  # what was written may be its owner's only
         for path in partial.iterdir():
             os.chmod(path, 0o644)
         files = {path.name: {'bytes': path.stat().st_size, 'sha256': sha256(path)}

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 class SinusoidalPosEmb(nn.Module):
     """Embed a scalar per sample in sines and cosines (Vaswani et al. 2017): [B] -> [B, dim]."""
 
+    frequencies: Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         half = dim // 2

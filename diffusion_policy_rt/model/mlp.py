@@ -1,4 +1,4 @@
-"""A residual MLP denoiser: the family's small member, for policies trained and run on two cores."""
+"""A residual MLP denoiser: the family's small member, trained and run on two cores."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def make_encoder(config: Mapping[str, Any]) -> nn.Module:
 class Policy(nn.Module):
     """One encoder per camera and one denoiser.
 
-    `model` is {'encoder': {'kind', ...}, 'denoiser': {'kind', ...}}; the shapes come from the spec.
+    `model` is {'encoder': {'kind', ...}, 'denoiser': {'kind', ...}}; shapes come from the spec.
     """
 
     def __init__(self, spec: PolicySpec, model: Mapping[str, Any]) -> None:

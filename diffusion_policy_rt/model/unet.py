@@ -6,6 +6,7 @@ Module names follow the published implementations, so that their weights map by 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -84,13 +85,15 @@ class ConditionalUnet1D(nn.Module):
         features = torch.cat((self.diffusion_step_encoder(c_noise), cond), dim=-1)
         x = x.transpose(1, 2)
         skips = []
-        for first, second, down in self.down_modules:
+        for level in self.down_modules:
+            first, second, down = cast(nn.ModuleList, level)
             x = second(first(x, features), features)
             skips.append(x)
             x = down(x)
         for block in self.mid_modules:
             x = block(x, features)
-        for first, second, up in self.up_modules:
+        for level in self.up_modules:
+            first, second, up = cast(nn.ModuleList, level)
             x = torch.cat((x, skips.pop()), dim=1)
             x = up(second(first(x, features), features))
         return self.final_conv(x).transpose(1, 2)

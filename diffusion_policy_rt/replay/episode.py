@@ -1,6 +1,6 @@
 """One closed-loop episode in the simulator, which stands still while the policy thinks.
 
-`delay` charges latency all the same: at step i the policy sees what the robot saw at step i - delay.
+`delay` charges latency all the same: at step i the policy sees what was there at step i - delay.
 """
 
 from __future__ import annotations

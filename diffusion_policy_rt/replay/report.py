@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from diffusion_policy_rt.replay.bag import read_bag
+from diffusion_policy_rt.ros.bag import read_bag
 from diffusion_policy_rt.replay.pictures import COLUMNS, strip, write_picture
 from diffusion_policy_rt.ros.convert import image_to_rgb
 from diffusion_policy_rt.runtime.trace import Rung, Tick, read_values, summarise, write_lines

@@ -124,7 +124,9 @@ class Driver:
         if planner.busy or self._reset.is_set() or not self.loop.wants_plan(scheduled):
             return None
         latencies = self.loop.latencies
-        cut_off = deadline.end_ns - round(latencies.p99_ns('publish')) - PUBLISH_MARGIN_NS
+        # bounded: after one stall of the publisher there must still be time to plan in
+        publishing = min(round(latencies.p99_ns('publish')), deadline.budget_ns // 4)
+        cut_off = deadline.end_ns - publishing - PUBLISH_MARGIN_NS
         fewest = self.loop.settings.allowed_steps(self.loop.spec)[0]
         planning = latencies.p99_ns('encode') + latencies.p99_ns(fewest)
         self.loop.arrivals.wait(self._timeline, cut_off - round(planning))

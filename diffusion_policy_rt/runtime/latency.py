@@ -23,6 +23,15 @@ class LatencyModel:
         durations = self._durations.get(stage)
         return float(np.percentile(durations, 99)) if durations else 0.0
 
+    def forget_worst(self, stage: object) -> None:
+        """Drop the longest duration of a stage that was passed over.
+
+        A stage that is not run is not measured either; so one hiccup would exclude it for ever.
+        """
+        durations = self._durations.get(stage)
+        if durations:
+            durations.remove(max(durations))
+
     def clear(self) -> None:
         """Forget everything, as after warm-up."""
         self._durations.clear()

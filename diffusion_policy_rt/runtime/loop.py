@@ -128,6 +128,8 @@ class PolicyLoop:
         allowed = self.settings.allowed_steps(self.spec)
         left = Deadline(began, budget_ns).left_ns(encoded) if budget_ns is not None else np.inf
         steps = choose_steps(allowed, self.latencies, left)
+        for passed_over in allowed[allowed.index(steps) + 1:]:
+            self.latencies.forget_worst(passed_over)
         chunk = self.sample(observation, latents, steps)
         if chunk is None:
             return NotReady('the engine returned a value that is not finite')

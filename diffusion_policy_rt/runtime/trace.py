@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TextIO
@@ -93,6 +93,7 @@ def write_lines(ticks: Iterable[Tick], file: TextIO) -> None:
 def read_values(values: Sequence[float]) -> Tick:
     """Undo `Tick.values`."""
     fields = dict(zip(FIELDS, values, strict=True))
-    kinds = {'tick': int, 'steps': int, 'cache_hits': int, 'missed': bool,
-             'rung': lambda v: Rung(int(v))}
+    kinds: dict[str, Callable[[float], Any]] = {
+        'tick': int, 'steps': int, 'cache_hits': int, 'missed': bool,
+        'rung': lambda v: Rung(int(v))}
     return Tick(**{name: kinds.get(name, float)(v) for name, v in fields.items()})

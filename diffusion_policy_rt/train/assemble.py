@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 
 from diffusion_policy_rt.errors import DataError
@@ -12,6 +14,7 @@ from diffusion_policy_rt.train.data import Dataset
 from diffusion_policy_rt.train.recipe import Recipe, VectorRecipe
 from diffusion_policy_rt.train.windows import Windows, chunks
 
+V = TypeVar('V', bound=VectorSpec)
 SIGMA_DATA = 0.5  # Karras et al. 2022; `edm` normalises the actions to this deviation
 
 
@@ -66,8 +69,8 @@ def make_spec(recipe: Recipe, states: np.ndarray, gathered: np.ndarray,
                                     recipe.sigma_max))
 
 
-def _vector(cls: type, vector: VectorRecipe, offset: np.ndarray, scale: np.ndarray,
-            **more: str) -> VectorSpec:
+def _vector(cls: type[V], vector: VectorRecipe, offset: np.ndarray, scale: np.ndarray,
+            **more: str) -> V:
     return cls(names=vector.names, units=vector.units, low=vector.low, high=vector.high,
                offset=tuple(offset), scale=tuple(scale), **more)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +21,9 @@ MODEL = {'encoder': {'kind': 'resnet', 'keypoints': 32, 'latent_dim': 64},
 def base_spec(cameras: int = 1) -> PolicySpec:
     """Return the spec of Chi et al. 2023's image policies: 96 px cropped to 84, horizon 16."""
     names = ('x', 'y')
-    vector = {'names': names, 'units': ('',) * 2, 'low': (-1.0,) * 2, 'high': (1.0,) * 2,
-              'offset': (0.0,) * 2, 'scale': (1.0,) * 2}
+    vector: dict[str, Any] = {
+        'names': names, 'units': ('',) * 2, 'low': (-1.0,) * 2, 'high': (1.0,) * 2,
+        'offset': (0.0,) * 2, 'scale': (1.0,) * 2}
     precond = Preconditioning('ddpm', 1.0, tuple(squared_cosine_levels(100)))
     return PolicySpec(
         name='base', cameras=tuple(CameraSpec(f'camera{i}', 96, 96, 64, (84, 84))

@@ -21,5 +21,5 @@ class EMA:
         decay = min(self.decay, (1 + step) / (10 + step))
         for kept, new in zip(self.module.parameters(), trained.parameters()):
             kept.lerp_(new, 1 - decay)
-        for kept, new in zip(self.module.buffers(), trained.buffers()):
-            kept.copy_(new)
+        for held, given in zip(self.module.buffers(), trained.buffers()):
+            held.copy_(given)

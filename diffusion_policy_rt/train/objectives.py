@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -66,7 +68,7 @@ class KeypointObjective:
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Mean absolute error, in units of 1/100 of half the image."""
-        shifts = random_shifts(len(rows), self.max_shift, self.max_shift, rng)
+        shifts = random_shifts(len(rows), (self.max_shift, self.max_shift), rng)
         return 100 * self.errors(module, rows, shifts).abs().mean()
 
     @torch.no_grad()
@@ -128,10 +130,10 @@ class PixelObjective:
 
     def _inputs(self, camera: CameraSpec, rows: Tensor, rng: np.random.Generator | None) -> Tensor:
         images = self.images[camera.name][rows.flatten()]
-        spare = [(full - cut) // 2 for full, cut in
-                 zip((camera.height, camera.width), camera.input_size)]
+        cut_rows, cut_columns = camera.input_size
+        spare = (camera.height - cut_rows) // 2, (camera.width - cut_columns) // 2
         shifts = torch.zeros(len(images), 2, dtype=torch.long) if rng is None else (
-            random_shifts(len(rows), *spare, rng).repeat_interleave(rows.shape[1], 0))
+            random_shifts(len(rows), spare, rng).repeat_interleave(rows.shape[1], 0))
         return to_inputs(images, camera, shifts.to(images.device)).unflatten(0, rows.shape)
 
     def _loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator,
@@ -140,8 +142,9 @@ class PixelObjective:
         observed = self.observed[index]
         images = {camera.name: self._inputs(camera, observed, rng if augment else None)
                   for camera in self.spec.cameras}
-        cond = module.condition(module.encode(images), self.states[observed])
-        return self.denoising(module.denoiser, self.chunks[index], cond, rng)
+        policy = cast(Policy, module)
+        cond = policy.condition(policy.encode(images), self.states[observed])
+        return self.denoising(policy.denoiser, self.chunks[index], cond, rng)
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the denoising loss on these windows, their images cropped at random."""

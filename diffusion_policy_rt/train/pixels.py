@@ -35,7 +35,7 @@ def to_inputs(images: Tensor, camera: CameraSpec, shifts: Tensor) -> Tensor:
     return (window * gain - bias).permute(0, 3, 1, 2).contiguous()
 
 
-def random_shifts(count: int, rows: int, columns: int, rng: np.random.Generator) -> Tensor:
-    """Draw int64 [count, 2] shifts, uniform in +-rows and +-columns [px]."""
-    limits = np.array([rows, columns])
-    return torch.from_numpy(rng.integers(-limits, limits + 1, (count, 2)))
+def random_shifts(count: int, limits: tuple[int, int], rng: np.random.Generator) -> Tensor:
+    """Draw int64 [count, 2] shifts, uniform in +- `limits` (rows, columns) [px]."""
+    reach = np.array(limits)
+    return torch.from_numpy(rng.integers(-reach, reach + 1, (count, 2)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
 from diffusion_policy_rt.train.pixels import fit_all, to_inputs
-from diffusion_policy_rt.train.recipe import Pretraining, Recipe
-from diffusion_policy_rt.train.trainer import History, Trainer
+from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
+from diffusion_policy_rt.train.trainer import History, Objective, Trainer
 from diffusion_policy_rt.train.windows import (
     Windows, condition_rows, make_windows, split_episodes)
 
@@ -34,7 +35,7 @@ class Training:
         self.windows: Windows = make_windows(data.episode_ends, recipe.n_obs, recipe.horizon)
         self.states = columns(data, 'state', recipe.state)
         gathered = gather_chunks(recipe, data, self.windows)
-        latent_dim = make_encoder(recipe.encoder).latent_dim
+        latent_dim = cast(int, make_encoder(recipe.encoder).latent_dim)
         self.spec: PolicySpec = make_spec(recipe, self.states, gathered, latent_dim)
         self.chunks = self.spec.action.normalise(gathered).astype(np.float32)
         self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
@@ -55,13 +56,14 @@ class Training:
                 self._pretrain(camera, self.recipe.pretrain)
             self.policy.denoiser = self._fit(self._latent_objective(), 'denoiser')
         else:
-            self.policy = self._fit(PixelObjective(
+            self.policy = cast(Policy, self._fit(PixelObjective(
                 self.policy, self.images, self.spec.state.normalise(self.states),
                 self.windows.observed, self.chunks, self.held_out, self.recipe.train,
-                self.world.device), 'policy')
+                self.world.device), 'policy'))
         return self.policy.eval()
 
-    def _fit(self, objective: object, title: str, how: object = None) -> nn.Module:
+    def _fit(self, objective: Objective, title: str,
+             how: Optimisation | None = None) -> nn.Module:
         trainer = Trainer(objective, how or self.recipe.train, self.world, self.seed,
                           self.out / f'{title}.ckpt', self.fingerprint)
         module = trainer.run(title)

@@ -1,0 +1,35 @@
+"""One episode's account, in the words of the published protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_policy_rt.sim.pusht import MAX_STEPS, SUCCESS, score
+
+
+@dataclass
+class Account:
+    """What has been reached since the start of an episode."""
+
+    seed: int
+    steps: int = 0
+    """Control steps done."""
+    max_coverage: float = 0.0
+
+    def step(self, coverage: float) -> bool:
+        """Take in the coverage after a control step; return whether the episode is over."""
+        self.steps += 1
+        self.max_coverage = max(self.max_coverage, coverage)
+        return self.success or self.steps >= MAX_STEPS
+
+    @property
+    def success(self) -> bool:
+        """Whether the goal was reached."""
+        return self.max_coverage > SUCCESS
+
+    def to_json(self, complete: bool) -> dict[str, Any]:
+        """Return what `~/episode` tells."""
+        return {'seed': self.seed, 'max_coverage': self.max_coverage,
+                'score': score(self.max_coverage), 'success': self.success, 'steps': self.steps,
+                'complete': complete}

@@ -1,0 +1,31 @@
+"""What all tests share: a hypothesis profile that repeats itself, and exported tiny policies."""
+
+import pytest
+from fakes import MODELS, tiny_spec
+from hypothesis import settings
+
+settings.register_profile('dprt', derandomize=True, deadline=None, max_examples=50)
+settings.load_profile('dprt')
+
+
+@pytest.fixture(scope='session')
+def exported(tmp_path_factory):
+    """Return a function (model, kind) -> (bundle, policy), exported once per session."""
+    torch = pytest.importorskip('torch', reason='exporting needs torch')
+    from diffusion_policy_rt.model.policy import Policy
+    from diffusion_policy_rt.train.export import export_bundle
+
+    torch.set_num_threads(1)
+    folder, made = tmp_path_factory.mktemp('bundles'), {}
+
+    def get(model, kind):
+        if (model, kind) not in made:
+            torch.manual_seed(0)
+            spec = tiny_spec(cameras=('front', 'wrist'), kind=kind, steps=(1, 2, 4, 8),
+                             size=(45, 57), crop=(41, 50))
+            policy = Policy(spec, MODELS[model])
+            bundle = export_bundle(policy, MODELS[model], folder / f'{model}_{kind}', {})
+            made[model, kind] = bundle, policy
+        return made[model, kind]
+
+    return get

@@ -1,0 +1,84 @@
+"""The commands' borders: JSON keys that scripts rely on, and one clear line on bad input."""
+
+import json
+
+import pytest
+
+from diffusion_policy_rt.cli.main import COMMANDS, main, make_parser
+
+EVAL_KEYS = {'episodes', 'mean_max_coverage', 'success_rate', 'ci95', 'steps', 'engine', 'jerk',
+             'per_episode'}
+BENCH_KEYS = {'what', 'engine', 'dtype', 'steps', 'threads', 'p50_s', 'p99_s', 'bytes',
+              'peak_rss_bytes'}
+
+
+def result(tmp_path, *argv):
+    path = tmp_path / 'result.json'
+    assert main([*argv, '--json', str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_every_command_explains_itself_and_takes_json():
+    actions = make_parser()._subparsers._group_actions[0].choices
+    assert tuple(actions) == COMMANDS
+    for parser in actions.values():
+        assert parser.description and '--json' in parser.format_help()
+
+
+def test_eval_writes_its_keys(tmp_path):
+    data = result(tmp_path, 'eval', '--policy', 'pusht', '--episodes', '2', '--steps', '1',
+                  '--workers', '1', '--sheet', str(tmp_path / 'sheet.png'))
+    assert set(data) >= EVAL_KEYS and data['steps'] == 1 and data['engine'] == 'onnxruntime'
+    assert [e['seed'] for e in data['per_episode']] == [100_000, 100_001]
+    mean = sum(e['max_coverage'] for e in data['per_episode']) / 2
+    assert data['mean_max_coverage'] == pytest.approx(mean)
+    assert (tmp_path / 'sheet.png').exists()
+
+
+def test_random_targets_are_evaluated_by_the_same_command(tmp_path):
+    data = result(tmp_path, 'eval', '--policy', 'random', '--episodes', '3', '--workers', '1')
+    assert data['mean_max_coverage'] < 0.6 and data['engine'] == 'none'
+
+
+def test_info_tells_spec_sizes_dtypes_steps_and_hashes(tmp_path):
+    data = result(tmp_path, 'info', 'pusht')
+    assert data['spec']['name'] == 'pusht' and data['steps'] == [1, 2, 4, 8, 16]
+    assert data['bytes'] == sum(f['bytes'] for f in data['files'].values())
+    assert len(data['sha256']) == 64 and data['dtypes']
+
+
+def test_bench_writes_one_row_per_part_engine_and_step_count(tmp_path):
+    data = result(tmp_path, 'bench', '--engine', 'onnxruntime', '--steps', '1', '--steps', '4',
+                  '--repeats', '3')
+    assert [(r['what'], r['steps']) for r in data['rows']] == [
+        ('denoiser', 1), ('encoder', None), ('plan', 1), ('plan', 4)]
+    assert all(set(row) >= BENCH_KEYS and 0 < row['p50_s'] <= row['p99_s'] for row in data['rows'])
+
+
+BAD = {
+    'a bundle that is none': (['info', '/nowhere'], 'is no bundle'),
+    'training seeds': (['eval', '--seed', '3', '--episodes', '1'], 'demonstrations'),
+    'a step count not served': (['eval', '--steps', '3', '--episodes', '1'], 'serves'),
+    'an unknown engine': (['eval', '--engine', 'abacus', '--episodes', '1'], "'abacus'"),
+    'a recipe that is none': (['train', '--data', '.', '--out', '/tmp/x', '--recipe', 'nope'],
+                              'no recipe nope'),
+    'a result that cannot be written': (['info', 'pusht', '--json', '/nowhere/r.json'],
+                                        'cannot write'),
+}
+
+
+@pytest.mark.parametrize('case', BAD)
+def test_bad_input_ends_with_one_line_and_exit_code_1(case, capsys):
+    argv, reason = BAD[case]
+    if argv[0] == 'train':
+        pytest.importorskip('torch', reason='training needs torch')
+    assert main(argv) == 1
+    error = capsys.readouterr().err.strip()
+    assert reason in error and '\n' not in error and error.startswith(f'dprt {argv[0]}: ')
+
+
+@pytest.mark.parametrize('argv', [['eval', '--episodes', '0'], ['eval', '--seed', '-1'], ['fly']])
+def test_arguments_out_of_range_are_refused_with_usage(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2 and 'usage' in capsys.readouterr().err
