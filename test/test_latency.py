@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
 
+MS = 1_000_000
 allowed = st.sets(st.integers(1, 16), min_size=1).map(lambda s: tuple(sorted(s)))
 costs = st.dictionaries(st.integers(1, 16), st.lists(st.integers(1, 1000), min_size=1))
 
@@ -49,3 +50,29 @@ def test_after_clear_nothing_is_measured():
 
 def test_a_slow_spell_is_forgotten_once_it_left_the_window():
     assert measured({4: [1000] + [10] * 256}).p99_ns(4) == 10
+
+
+def test_one_hiccup_does_not_exclude_a_step_count_for_ever():
+    model = LatencyModel()
+    for ms in [10] * 30 + [90]:
+        model.record(4, ms * MS)
+    chosen = []
+    for _ in range(200):
+        chosen.append(choose_steps((2, 4), model, 25 * MS))
+        if chosen[-1] == 2:
+            model.pass_over(4)
+    assert chosen[0] == 2 and chosen[-1] == 4
+
+
+def test_a_step_count_that_is_slow_in_earnest_stays_excluded():
+    model = LatencyModel()
+    for ms in range(30, 50):
+        model.record(4, ms * MS)
+    chosen = []
+    for _ in range(2000):
+        chosen.append(choose_steps((2, 4), model, 25 * MS))
+        if chosen[-1] == 2:
+            model.pass_over(4)
+        else:
+            model.record(4, 40 * MS)
+    assert chosen.count(4) == 0

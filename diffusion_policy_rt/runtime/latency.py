@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 import numpy as np
+
+PASSES, KEPT = 50, 10
 
 
 class LatencyModel:
@@ -13,6 +15,7 @@ class LatencyModel:
     def __init__(self, window: int = 256) -> None:
         self._window = window
         self._durations: dict[object, deque[int]] = {}
+        self._passed: Counter[object] = Counter()
 
     def record(self, stage: object, duration_ns: int) -> None:
         """Take in one duration [ns]."""
@@ -23,13 +26,16 @@ class LatencyModel:
         durations = self._durations.get(stage)
         return float(np.percentile(durations, 99)) if durations else 0.0
 
-    def forget_worst(self, stage: object) -> None:
-        """Drop the longest duration of a stage that was passed over.
+    def pass_over(self, stage: object) -> None:
+        """Note that a stage was not run because it is too slow.
 
-        A stage that is not run is not measured either; so one hiccup would exclude it for ever.
+        What is not run is not measured, so one hiccup would exclude it for ever: of every
+        `PASSES` passes one drops the longest duration, but never one of the last `KEPT`, so that a
+        stage that is slow in earnest stays excluded.
         """
-        durations = self._durations.get(stage)
-        if durations:
+        self._passed[stage] += 1
+        durations = self._durations.get(stage, deque())
+        if self._passed[stage] % PASSES == 0 and len(durations) > KEPT:
             durations.remove(max(durations))
 
     def clear(self) -> None:

@@ -129,7 +129,7 @@ class PolicyLoop:
         left = Deadline(began, budget_ns).left_ns(encoded) if budget_ns is not None else np.inf
         steps = choose_steps(allowed, self.latencies, left)
         for passed_over in allowed[allowed.index(steps) + 1:]:
-            self.latencies.forget_worst(passed_over)
+            self.latencies.pass_over(passed_over)
         chunk = self.sample(observation, latents, steps)
         if chunk is None:
             return NotReady('the engine returned a value that is not finite')
@@ -174,29 +174,34 @@ class PolicyLoop:
         """Return the action of the tick at `now_ns`; `plan` is this tick's, if it came in time.
 
         The fallback rule: the plan of this tick; else what the last chunk has due; else hold; and
-        stop once the observation behind it all is older than `action_timeout`.
+        stop once the observation behind it all is older than `action_timeout`. Actions due after
+        that are not published either: a controller that was sent them would execute them.
         """
         chunk = self._chunk
-        if chunk is None or now_ns - chunk.stamp_ns > self.settings.action_timeout * 1e9:
+        left = 0 if chunk is None else chunk.stamp_ns + self.settings.action_timeout_ns - now_ns
+        if chunk is None or left < 0:
             return Action(Rung.STOP, np.empty((0, len(self.spec.action))))
-        rest = chunk.rest(now_ns)
+        rest = chunk.rest(now_ns)[:1 + left // chunk.step_ns]
         if not len(rest):
-            return self.hold()
+            return self.hold(now_ns)
         rung = plan.rung if plan is not None and plan.chunk is chunk else Rung.CHUNK
         return Action(rung, self._bounded(rest))
 
-    def hold(self) -> Action:
+    def hold(self, now_ns: int | None = None) -> Action:
         """Return the action that keeps the robot where it is measured to be.
 
-        Velocities hold at zero. Actions without a measured state of their name keep their last
-        planned value; without either, nothing is published.
+        Velocities hold at zero. Actions without a measured state of their name keep the value that
+        is due; without either, nothing is published. `now_ns` tells a state too old to hold at,
+        and what is due; without it the newest state and the last planned value stand.
         """
         size = len(self.spec.action)
         if self.velocity:
             return Action(Rung.HOLD, np.zeros((1, size)))
-        values, chunk = self._measured(), self._chunk
+        values, chunk = self._measured(now_ns), self._chunk
         if chunk is not None:
-            values = np.where(np.isfinite(values), values, chunk.actions[-1])
+            last = len(chunk.actions) - 1
+            due = last if now_ns is None else min(max(0, chunk.index(now_ns)), last)
+            values = np.where(np.isfinite(values), values, chunk.actions[due])
         if not np.isfinite(values).all():
             return Action(Rung.STOP, np.empty((0, size)))
         return Action(Rung.HOLD, self._bounded(values[None]))
@@ -204,10 +209,12 @@ class PolicyLoop:
     def _bounded(self, actions: np.ndarray) -> np.ndarray:
         return self.limits.apply(actions.astype(float), self._measured(), 1 / self.spec.rate)
 
-    def _measured(self) -> np.ndarray:
+    def _measured(self, now_ns: int | None = None) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""
         state = self._state
-        if state is None or self.velocity:
+        old = (state is not None and now_ns is not None
+               and now_ns - state.arrival_ns > self.settings.action_timeout_ns)
+        if state is None or old or self.velocity:
             return np.full(len(self.spec.action), np.nan)
         values = dict(zip(self.spec.state.names, state.values))
         return np.array([values.get(name, np.nan) for name in self.spec.action.names])

@@ -73,3 +73,8 @@ class LoopSettings:
     def deadline_ns(self) -> int:
         """The deadline [ns]."""
         return round(self.deadline * 1e9)
+
+    @property
+    def action_timeout_ns(self) -> int:
+        """The action timeout [ns]."""
+        return round(self.action_timeout * 1e9)
