@@ -158,7 +158,8 @@ class Preconditioning:
     """How the raw network output becomes a denoised estimate (`runtime/precond.py`)."""
 
     kind: str
-    """`edm` (Karras et al. 2022, table 1) or `ddpm` (epsilon prediction, Ho et al. 2020)."""
+    """`edm` (Karras et al. 2022, table 1), `ddpm` (epsilon prediction, Ho et al. 2020) or `flow`
+    (rectified flow, Liu et al. 2022)."""
     sigma_data: float
     """Standard deviation of the normalised actions; 1 for `ddpm`."""
     levels: tuple[float, ...] = ()
@@ -166,8 +167,8 @@ class Preconditioning:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'levels', _tuple(self.levels, float))
-        if self.kind not in ('edm', 'ddpm'):
-            raise SpecError(f'preconditioning {self.kind!r}: use edm or ddpm')
+        if self.kind not in ('edm', 'ddpm', 'flow'):
+            raise SpecError(f'preconditioning {self.kind!r}: use edm, ddpm or flow')
         rising = all(a < b for a, b in zip((0.0, *self.levels), self.levels))
         if self.kind == 'ddpm' and not (
                 rising and len(self.levels) > 1 and self.levels[-1] < math.inf):

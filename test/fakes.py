@@ -24,8 +24,8 @@ MODELS = {'keypoint_mlp': KEYPOINT_MLP, 'resnet_unet': RESNET_UNET}
 
 def precond(kind):
     """Return a preconditioning of this kind."""
-    if kind == 'edm':
-        return Preconditioning('edm', 0.5)
+    if kind != 'ddpm':
+        return Preconditioning(kind, {'edm': 0.5, 'flow': 1.0}[kind])
     return Preconditioning('ddpm', 1.0, tuple(squared_cosine_levels(20)))
 
 

@@ -37,7 +37,7 @@ def assembled(**changes):
     return make_spec(recipe, states, gathered, 8), states, gathered, windows
 
 
-@pytest.mark.parametrize('kind', ['edm', 'ddpm'])
+@pytest.mark.parametrize('kind', ['edm', 'ddpm', 'flow'])
 def test_the_clip_holds_every_training_chunk_and_not_more(kind):
     spec, _, gathered, _ = assembled(parametrisation=kind)
     assert np.isclose(np.abs(spec.action.normalise(gathered)).max(), spec.clip)

@@ -14,7 +14,7 @@ from diffusion_policy_rt.runtime.sampler import sample  # noqa: E402
 
 every = pytest.mark.parametrize('engine, model, kind', [
     (engine, model, kind) for engine in installed() for model in MODELS
-    for kind in ('edm', 'ddpm')])
+    for kind in ('edm', 'ddpm', 'flow')])
 engines = pytest.mark.parametrize('engine', installed())
 
 

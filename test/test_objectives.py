@@ -25,6 +25,9 @@ class Gaussian(torch.nn.Module):
         if self.pre.kind == 'edm':
             sigma = (c_noise / 250).exp()[:, None, None]
             x = scaled * (sigma**2 + self.pre.sigma_data**2).sqrt()
+        elif self.pre.kind == 'flow':
+            t = c_noise[:, None, None] / 1000
+            sigma, x = t / (1 - t), scaled / (1 - t)
         else:
             sigma = torch.tensor(self.pre.levels)[c_noise.long()][:, None, None]
             x = scaled * (1 + sigma**2).sqrt()
@@ -33,12 +36,14 @@ class Gaussian(torch.nn.Module):
         x0 = x0 + self.error * sigma / total.sqrt()
         if self.pre.kind == 'ddpm':
             return (x - x0) / sigma
+        if self.pre.kind == 'flow':
+            return (scaled - x0) / t
         data = self.pre.sigma_data
         both = sigma**2 + data**2
         return (x0 - data**2 / both * x) * both.sqrt() / (sigma * data)
 
 
-@pytest.mark.parametrize('kind', ['edm', 'ddpm'])
+@pytest.mark.parametrize('kind', ['edm', 'ddpm', 'flow'])
 def test_the_denoising_loss_is_least_for_the_posterior_mean(kind):
     pre, rng = precond(kind), np.random.default_rng(0)
     x0 = torch.from_numpy(rng.normal(0.3, 0.5, (20000, 4, 1)).astype(np.float32))
@@ -54,12 +59,13 @@ def test_the_denoising_loss_is_least_for_the_posterior_mean(kind):
         assert value(**changes) > least
 
 
-@pytest.mark.parametrize('kind', ['edm', 'ddpm'])
-def test_a_network_of_zero_costs_one_on_data_of_the_deviation_it_is_scaled_to(kind):
+@pytest.mark.parametrize('kind', ['edm', 'ddpm', 'flow'])
+def test_a_network_of_zero_costs_the_variance_of_its_target(kind):
     pre, rng = precond(kind), np.random.default_rng(0)
     x0 = torch.from_numpy(rng.normal(0, pre.sigma_data, (20000, 4, 1)).astype(np.float32))
     value = DenoisingLoss(pre, HOW)(lambda x, level, cond: 0 * x, x0, None, rng)
-    assert abs(value.item() - 1) < 0.02
+    # a flow's target, noise minus data, varies with both
+    assert abs(value.item() - {'flow': 2}.get(kind, 1)) < 0.03
 
 
 class Brightest(torch.nn.Module):

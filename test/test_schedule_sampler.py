@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from diffusion_policy_rt.runtime.precond import denoise
 from diffusion_policy_rt.runtime.sampler import estimates, sample
 from diffusion_policy_rt.runtime.schedule import (
-    default_schedules, karras_sigmas, spaced_levels, squared_cosine_levels)
+    default_schedules, flow_sigmas, karras_sigmas, spaced_levels, squared_cosine_levels)
 from diffusion_policy_rt.spec import Preconditioning, Schedule
 
 MU, DEVIATION = 0.3, 0.5
@@ -97,7 +97,7 @@ def test_clipping_never_makes_a_non_finite_estimate_finite(bad, clip):
     assert not np.isfinite(x).any()
 
 
-@pytest.mark.parametrize('kind', ['edm', 'ddpm'])
+@pytest.mark.parametrize('kind', ['edm', 'ddpm', 'flow'])
 def test_every_number_of_steps_gives_a_finite_sample(kind):
     pre = precond(kind)
     for n, schedule in default_schedules(pre, tuple(range(1, 21))).items():
@@ -105,10 +105,11 @@ def test_every_number_of_steps_gives_a_finite_sample(kind):
         assert np.isfinite(x).all() and len(schedule.sigmas) == n
 
 
-@pytest.mark.parametrize('pre', [Preconditioning('edm', 0.5),
-                                 Preconditioning('ddpm', 1, tuple(LEVELS))])
+@pytest.mark.parametrize('pre', [
+    Preconditioning('edm', 0.5), Preconditioning('flow', 1),
+    Preconditioning('ddpm', 1, tuple(LEVELS))])
 @given(st.integers(0, 99), st.floats(-2, 2))
-def test_both_preconditionings_of_the_exact_network_denoise_alike(pre, level, z):
+def test_every_preconditioning_of_the_exact_network_denoises_alike(pre, level, z):
     sigma = LEVELS[level]
 
     def network(scaled, c_noise, cond):
@@ -117,6 +118,9 @@ def test_both_preconditionings_of_the_exact_network_denoise_alike(pre, level, z)
             s = LEVELS[round(c_noise)]
             x = scaled * np.sqrt(1 + s**2)
             return (x - exact(x, s)) / s
+        if pre.kind == 'flow':
+            t = c_noise / 1000
+            return (scaled - exact(scaled / (1 - t), t / (1 - t))) / t
         s = np.exp(c_noise / 250)
         x = scaled * np.sqrt(s**2 + 0.25)
         return (exact(x, s) - 0.25 / (s**2 + 0.25) * x) * np.sqrt(s**2 + 0.25) / (0.5 * s)
@@ -131,6 +135,14 @@ def test_karras_levels_fall_from_the_largest_to_the_smallest(n, low, ratio):
     sigmas = karras_sigmas(n, low, low * ratio)
     assert (np.diff(sigmas) < 0).all()
     np.testing.assert_allclose(sigmas[[0, -1]], [low * ratio, low], rtol=1e-9)
+
+
+@given(st.integers(1, 50), st.floats(0.01, 1e3))
+def test_the_levels_of_a_flow_are_evenly_spaced_in_its_time(n, sigma_max):
+    sigmas = flow_sigmas(n, sigma_max)
+    t = np.array([*sigmas / (1 + sigmas), 0.0])
+    np.testing.assert_allclose(np.diff(t), -t[0] / n, rtol=1e-6)
+    assert np.isclose(sigmas[0], sigma_max)
 
 
 @given(st.integers(1, 200), st.data())

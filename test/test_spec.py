@@ -23,7 +23,7 @@ def specs(draw):
     height, width = draw(st.integers(2, 500)), draw(st.integers(2, 500))
     crop = draw(st.none() | st.tuples(st.integers(1, height), st.integers(1, width)))
     names = draw(st.sets(st.text(min_size=1), min_size=1, max_size=3))
-    spec = tiny_spec(n_obs, kind=draw(st.sampled_from(('edm', 'ddpm'))))
+    spec = tiny_spec(n_obs, kind=draw(st.sampled_from(('edm', 'ddpm', 'flow'))))
     return dataclasses.replace(
         spec, rate=draw(scales), clip=draw(st.none() | scales),
         cameras=tuple(CameraSpec(name, height, width, draw(st.integers(1, 99)), crop)

@@ -26,9 +26,11 @@ def coefficients(precond: Preconditioning, sigma: np.ndarray | float) -> Coeffic
     """Return the coefficients at noise level sigma, float64.
 
     `edm`: Karras et al. 2022, table 1, with c_noise = 250 ln(sigma): a thousand times theirs, as
-    in Consistency Policy, because the sinusoidal embedding expects training steps. `ddpm`: the
-    network predicts the noise, so x0 = x - sigma * F; it sees the variance-preserving sample and
-    the nearest training step.
+    in Consistency Policy, because the sinusoidal embedding expects training steps.
+    `ddpm`: the network predicts the noise, so x0 = x - sigma F; it sees the variance-preserving
+    sample and the nearest training step.
+    `flow`: the network predicts the velocity n - x0 at x_t = (1 - t) x0 + t n, t = sigma /
+    (1 + sigma), so x0 = x_t - t F; it sees x_t and 1000 t.
     """
     sigma = np.asarray(sigma, float)
     if precond.kind == 'ddpm':
@@ -36,6 +38,9 @@ def coefficients(precond: Preconditioning, sigma: np.ndarray | float) -> Coeffic
         step = np.abs(np.log(sigma)[..., None] - log_levels).argmin(-1)
         return Coefficients(np.ones_like(sigma), -sigma, (1 + sigma**2) ** -0.5,
                             step.astype(float))
+    if precond.kind == 'flow':
+        t = sigma / (1 + sigma)
+        return Coefficients(1 - t, -t, 1 - t, 1000 * t)
     total = sigma**2 + precond.sigma_data**2
     return Coefficients(precond.sigma_data**2 / total, sigma * precond.sigma_data * total**-0.5,
                         total**-0.5, 250 * np.log(sigma))

@@ -31,6 +31,12 @@ def karras_sigmas(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) 
     return (first + ramp * (last - first)) ** rho
 
 
+def flow_sigmas(n: int, sigma_max: float) -> np.ndarray:
+    """Return n falling levels, evenly spaced in the time t = sigma / (1 + sigma) of a flow."""
+    t = sigma_max / (1 + sigma_max) * np.arange(n, 0, -1) / n
+    return t / (1 - t)
+
+
 def spaced_levels(levels: np.ndarray, n: int) -> np.ndarray:
     """Return n falling levels, evenly spaced in training steps, from the noisiest ("trailing")."""
     total = len(levels)
@@ -43,6 +49,8 @@ def spaced_levels(levels: np.ndarray, n: int) -> np.ndarray:
 def default_schedules(precond: Preconditioning, counts: tuple[int, ...], sigma_min: float = 0.02,
                       sigma_max: float = 80.0) -> dict[int, Schedule]:
     """Return one schedule per count: DDIM; ancestral where all DDPM levels are visited."""
+    if precond.kind == 'flow':
+        return {n: Schedule('ddim', tuple(flow_sigmas(n, sigma_max))) for n in counts}
     if precond.kind == 'edm':
         return {n: Schedule('ddim', tuple(karras_sigmas(n, sigma_min, sigma_max))) for n in counts}
     levels = np.asarray(precond.levels)

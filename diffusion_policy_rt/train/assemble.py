@@ -15,7 +15,8 @@ from diffusion_policy_rt.train.recipe import Recipe, VectorRecipe
 from diffusion_policy_rt.train.windows import Windows, chunks
 
 V = TypeVar('V', bound=VectorSpec)
-SIGMA_DATA = 0.5  # Karras et al. 2022; `edm` normalises the actions to this deviation
+SIGMA_DATA = {'edm': 0.5, 'flow': 1.0}
+"""The deviation that actions are normalised to (edm: Karras et al. 2022); ddpm uses the range."""
 
 
 def columns(data: Dataset, stream: str, vector: VectorRecipe) -> np.ndarray:
@@ -41,20 +42,26 @@ def range_map(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (low + high) / 2, np.maximum((high - low) / 2, 1e-6)
 
 
-def deviation_map(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (offset, scale) that give each column mean 0 and deviation SIGMA_DATA."""
+def deviation_map(values: np.ndarray, deviation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return (offset, scale) that give each column mean 0 and this deviation."""
     return (values.mean(0, dtype=float),
-            np.maximum(values.std(0, dtype=float) / SIGMA_DATA, 1e-6))
+            np.maximum(values.std(0, dtype=float) / deviation, 1e-6))
+
+
+def make_precond(recipe: Recipe) -> Preconditioning:
+    """Return the recipe's parametrisation; SpecError where it is unknown."""
+    if recipe.parametrisation == 'ddpm':
+        return Preconditioning('ddpm', 1.0, tuple(squared_cosine_levels(recipe.ddpm_levels)))
+    return Preconditioning(recipe.parametrisation, SIGMA_DATA.get(recipe.parametrisation, 1.0))
 
 
 def make_spec(recipe: Recipe, states: np.ndarray, gathered: np.ndarray,
               latent_dim: int) -> PolicySpec:
     """Make the spec; `gathered` are the training chunks [W, H, A] in units, reference removed."""
     flat = gathered.reshape(-1, gathered.shape[-1])
-    ddpm = recipe.parametrisation == 'ddpm'
-    offset, scale = range_map(flat) if ddpm else deviation_map(flat)
-    precond = Preconditioning('ddpm', 1.0, tuple(squared_cosine_levels(recipe.ddpm_levels))) \
-        if ddpm else Preconditioning(recipe.parametrisation, SIGMA_DATA)
+    precond = make_precond(recipe)
+    ddpm = precond.kind == 'ddpm'
+    offset, scale = range_map(flat) if ddpm else deviation_map(flat, precond.sigma_data)
     extreme = float(np.abs((flat - offset) / scale).max())
     cameras = tuple(CameraSpec(name, c.height, c.width, latent_dim, c.crop)
                     for name, c in recipe.cameras.items())

@@ -25,7 +25,10 @@ class DenoisingLoss:
         self.precond, self.how = precond, how
 
     def draw_sigmas(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw noise levels, float64 [count]: log-normal (edm) or uniform in steps (ddpm)."""
+        """Draw noise levels, float64 [count]: uniform in steps (ddpm), else log-normal.
+
+        For `flow` a log-normal sigma is a logit-normal time (Esser et al. 2024).
+        """
         if self.precond.kind == 'ddpm':
             return np.asarray(self.precond.levels)[
                 rng.integers(len(self.precond.levels), size=count)]

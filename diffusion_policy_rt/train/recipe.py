@@ -75,9 +75,9 @@ class Training(Optimisation):
     validation_ratio: float = 0.02
     """Share of the episodes kept for validation."""
     sigma_mean: float = -1.2
-    """`edm`: mean of the logarithm of the noise level (Karras et al. 2022, table 1)."""
+    """`edm`, `flow`: mean of the logarithm of the noise level (edm: Karras et al. 2022)."""
     sigma_std: float = 1.2
-    """`edm`: standard deviation of the logarithm of the noise level."""
+    """`edm`, `flow`: standard deviation of the logarithm of the noise level."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ class Recipe:
     denoiser: Mapping[str, Any]
     train: Training
     parametrisation: str = 'edm'
-    """`edm` or `ddpm`."""
+    """`edm`, `ddpm` or `flow`."""
     ddpm_levels: int = 100
     """Training steps of the `ddpm` parametrisation."""
     sigma_min: float = 0.02
     """`edm`: the smallest noise level that a sampler visits."""
     sigma_max: float = 80.0
-    """`edm`: the noise level that a sampler starts from."""
+    """`edm`, `flow`: the noise level that a sampler starts from."""
     pretrain: Pretraining | None = None
     max_episodes: int | None = None
     """Learn from the first so many episodes only."""
