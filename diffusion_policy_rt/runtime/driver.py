@@ -67,7 +67,18 @@ class Driver:
         self._wake.set()
 
     def run(self) -> None:
-        """Tick until stopped; `start` calls it in a thread of its own."""
+        """Tick until stopped; `start` calls it in a thread of its own.
+
+        Whatever is raised in between leaves the robot on a hold, and is raised again.
+        """
+        try:
+            self._run()
+        except Exception as error:
+            self._explain(NotReady(f'ticking ended: {type(error).__name__}: {error}'))
+            self._send(self.loop.hold(self._timeline.now_ns()))
+            raise
+
+    def _run(self) -> None:
         scheduled = self._timeline.now_ns() + self.loop.settings.period_ns
         while True:
             self._timeline.sleep_until(scheduled, self._wake)

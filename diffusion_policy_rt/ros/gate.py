@@ -1,0 +1,54 @@
+"""The one place where an action leaves: on ~/action, or on ~/shadow_action in a dry run."""
+
+from __future__ import annotations
+
+import threading
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from diffusion_policy_rt.ros.outputs import Output, check_finite
+from diffusion_policy_rt.runtime.loop import Action
+from diffusion_policy_rt.runtime.trace import Rung
+
+COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+ACK_S = 0.5
+"""How long a last hold may take to be acknowledged [s]."""
+
+
+class Gate:
+    """Publishes actions of one output; closed, it publishes for show only."""
+
+    def __init__(self, node: Node, output: Output, enabled: bool) -> None:
+        self._node, self._output, self._enabled = node, output, enabled
+        self._action = node.create_publisher(output.message, '~/action', COMMAND)
+        self._shadow = node.create_publisher(output.message, '~/shadow_action', COMMAND)
+        # once `enable` has returned, nothing leaves by the other way
+        self._lock = threading.RLock()
+
+    def publish(self, action: Action) -> None:
+        """Publish an action, never with STOP; SpecError when its values do not fit a message."""
+        check_finite(action.actions)
+        stamp = self._node.get_clock().now().to_msg()
+        message = self._output.to_message(action.actions, stamp)
+        with self._lock:
+            (self._action if self._enabled else self._shadow).publish(message)
+
+    def hold(self, action: Action) -> None:
+        """Publish a hold, where one is known."""
+        if action.rung == Rung.HOLD:
+            self.publish(action)
+
+    def enable(self, enabled: bool, hold: Action) -> None:
+        """Open or close the way to the robot; when it closes, `hold` is the last to pass."""
+        with self._lock:
+            if self._enabled and not enabled:
+                self.hold(hold)
+            self._enabled = enabled
+
+    def destroy(self) -> None:
+        """Wait until what was published is received, and give the publishers back."""
+        self._action.wait_for_all_acked(Duration(seconds=ACK_S))
+        for publisher in (self._action, self._shadow):
+            self._node.destroy_publisher(publisher)

@@ -1,0 +1,39 @@
+"""What `~/policy_info` tells: enough to know from a bag which policy drove the robot, and how."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.runtime.ports import Engine
+
+
+def policy_info(bundle: Bundle, engine: Engine,
+                plan_s: dict[int, dict[str, float | None]]) -> dict[str, Any]:
+    """Return JSON data. `plan_s` are the percentiles of the warm-up's plans per step count [s]."""
+    spec = bundle.spec
+    return {
+        'name': spec.name,
+        'digest': bundle.digest,
+        'folder': str(bundle.folder),
+        'rate_hz': spec.rate,
+        'n_obs': spec.n_obs,
+        'horizon': spec.horizon,
+        'action': list(spec.action.names),
+        'steps': list(spec.steps),
+        'engine': engine.name,
+        'dtypes': dict(engine.dtypes),
+        'stored_dtypes': dict(bundle.dtypes),
+        'bits': {name: bits(str(dtype)) for name, dtype in bundle.dtypes.items()},
+        'calibration': bundle.provenance.get('calibration'),
+        'quality': dict(bundle.quality),
+        'provenance': dict(bundle.provenance),
+        'plan_s': {str(steps): table for steps, table in plan_s.items()},
+    }
+
+
+def bits(dtype: str) -> int | None:
+    """Return the width in the name of a data type, such as 8 for int8; None without one."""
+    found = re.search(r'\d+', dtype)
+    return int(found.group()) if found else None

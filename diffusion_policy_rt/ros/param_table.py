@@ -1,0 +1,168 @@
+"""The parameters of the policy node in one table, from which all else about them follows.
+
+`python -m diffusion_policy_rt.ros.param_table` prints docs/parameters.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.spec import PolicySpec
+
+INF = float('inf')
+KINDS = {bool: 'bool', int: 'integer', float: 'double', str: 'string', list: 'string array'}
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter."""
+
+    name: str
+    default: Any
+    description: str
+    """A sentence, with the unit in brackets."""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    live: bool = False
+    """Whether it can be set while the node runs; else it is read-only."""
+
+    @property
+    def range(self) -> str:
+        """Say what is accepted, for people."""
+        if self.choices:
+            return ', '.join(self.choices)
+        return '' if self.low is None else f'{self.low:.10g} .. {self.high:.10g}'
+
+    @property
+    def kind(self) -> str:
+        """The ROS name of its type."""
+        return KINDS[type(self.default)]
+
+
+D = LoopSettings()
+SHARE = 'Share of ticks'
+TABLE = [
+    Param('policy', '',
+          'Folder of the bundle, or the name of a shipped one; empty for the shipped Push-T '
+          'policy.'),
+    Param('engine', 'auto',
+          'What runs the networks: auto, or the name of an engine (`dprt info` lists them).'),
+    Param('threads', 1, 'CPU threads per network call.', 1, 256),
+    Param('seed', 0, 'Seed of the sampling noise.', 0, 2**31 - 1),
+    Param('control_rate', D.control_rate, 'Actions published per second [Hz].', 0.1, 1000,
+          live=True),
+    Param('deadline', D.deadline,
+          'Time after a tick\'s scheduled instant by which its action must have left [s].',
+          0.0005, 10, live=True),
+    Param('min_steps', D.min_steps, 'Fewest network calls per plan.', 1, 1000, live=True),
+    Param('max_steps', D.max_steps,
+          'Most network calls per plan; as many as fit the deadline are used.', 1, 1000,
+          live=True),
+    Param('observation_timeout', D.observation_timeout,
+          'Age above which an image or a state is not planned from [s].', 0.001, 60, live=True),
+    Param('action_timeout', D.action_timeout,
+          'Age of its observation above which a planned action is not executed [s].', 0.001, 60,
+          live=True),
+    Param('max_camera_skew', D.max_camera_skew,
+          'Largest difference between the cameras\' newest stamps [s].', 0, 60, live=True),
+    Param('n_action_steps', D.n_action_steps,
+          'Actions executed from a chunk before the next plan; 0 takes the bundle\'s.', 0, 1000,
+          live=True),
+    Param('cache.capacity', 64, 'Encoded frames kept, over all cameras.', 1, 100_000, live=True),
+    Param('action_type', 'joint_trajectory', 'Type of the published action.',
+          choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
+    Param('frame_id', '', 'frame_id of the published action\'s header.'),
+    Param('enable_output', False,
+          'Publish on ~/action; false is a dry run on ~/shadow_action.', live=True),
+    Param('diagnostics.window', 10.0, 'Time that the figures on /diagnostics cover [s].', 1, 3600),
+    Param('diagnostics.threshold.miss_ratio.warn', 0.01,
+          f'{SHARE} that missed the deadline, for WARN.', 0, 1),
+    Param('diagnostics.threshold.miss_ratio.error', 0.1,
+          f'{SHARE} that missed the deadline, for ERROR.', 0, 1),
+    Param('diagnostics.threshold.fallback_ratio.warn', 0.05,
+          f'{SHARE} on the rungs HOLD and STOP, for WARN.', 0, 1),
+    Param('diagnostics.threshold.fallback_ratio.error', 0.5,
+          f'{SHARE} on the rungs HOLD and STOP, for ERROR.', 0, 1),
+    Param('diagnostics.threshold.observation_age.warn', 0.2,
+          'Largest age of the newest image at a tick, for WARN [s].', 0, 60),
+    Param('diagnostics.threshold.observation_age.error', 0.5,
+          'Largest age of the newest image at a tick, for ERROR [s].', 0, 60),
+]
+"""What every policy has; declared when the node starts."""
+
+
+def action_params(names: Iterable[str], low: Iterable[float],
+                  high: Iterable[float]) -> list[Param]:
+    """Return the parameters of a policy's actions, bounded by `low` and `high`."""
+    names = list(names)
+    params = [Param('action_fields', names,
+                    'Per action the joint name it is published under, or the part of the message '
+                    'it fills, such as linear.x.')]
+    for name, lo, hi in zip(names, low, high):
+        params += [
+            Param(f'limits.{name}.min_position', float(lo), 'Lowest value published [unit].'),
+            Param(f'limits.{name}.max_position', float(hi), 'Highest value published [unit].'),
+            Param(f'limits.{name}.max_velocity', INF,
+                  'Largest rate of change published, from the measured state on [unit/s].')]
+    return params
+
+
+def camera_params(name: str) -> list[Param]:
+    """Return the parameters of one camera."""
+    return [
+        Param(f'cameras.{name}.topic', f'camera/{name}/image_raw',
+              'Topic of the raw images; compressed ones are on <topic>/compressed.'),
+        Param(f'cameras.{name}.transport', 'raw', 'Type of the images.',
+              choices=('raw', 'compressed'))]
+
+
+def policy_params(spec: PolicySpec) -> list[Param]:
+    """Return the parameters whose names a policy decides; declared when its bundle is read."""
+    return [*action_params(spec.action.names, spec.action.low, spec.action.high),
+            *(param for camera in spec.cameras for param in camera_params(camera.name))]
+
+
+# -- documentation -----------------------------------------------------------------------------
+
+HEAD = """# Parameters of the policy node
+
+Made by `python -m diffusion_policy_rt.ros.param_table > docs/parameters.md`; do not edit.
+
+Units are SI: seconds and Hz; limits are in the unit of the policy's action (`dprt info` shows it).
+Read-only parameters are fixed when the node starts, by `--params-file` or `-p`. Live ones can be
+set at any time. A set that contradicts itself is refused as a set, with the reason:
+`deadline` <= 1 / `control_rate`, `deadline` < `observation_timeout` < `action_timeout`,
+`min_steps` <= `max_steps`. Parameters that must change together go through the service
+`~/set_parameters_atomically`.
+
+`action_fields` and those with `<action>` or `<camera>` in their name are declared when the node is
+configured, because the policy names them. The topic of the robot state is chosen by remapping
+`joint_states`.
+
+| name | type | default | range | when | meaning |
+|---|---|---|---|---|---|"""
+FROM_POLICY = {'action_fields': 'the action names',
+               'limits.<action>.min_position': 'the policy\'s bound',
+               'limits.<action>.max_position': 'the policy\'s bound'}
+
+
+def render() -> str:
+    """Return docs/parameters.md."""
+    rows = [*TABLE, *action_params(['<action>'], [-INF], [INF]), *camera_params('<camera>')]
+    lines = [f'| `{p.name}` | {p.kind} | {FROM_POLICY.get(p.name) or _yaml(p.default)} | '
+             f'{p.range} | {"live" if p.live else "read-only"} | {p.description} |' for p in rows]
+    return '\n'.join([HEAD, *lines]) + '\n'
+
+
+def _yaml(value: Any) -> str:
+    if value == INF:
+        return '`.inf`'
+    return f'`{str(value).lower()}`' if isinstance(value, bool) else f'`{value!r}`'
+
+
+if __name__ == '__main__':
+    print(render(), end='')

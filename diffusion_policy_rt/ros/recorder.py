@@ -1,0 +1,54 @@
+"""Records topics of a running system into a bag, as they come from the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from diffusion_policy_rt.ros.bag import BagWriter, qos
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic to record."""
+
+    name: str
+    message: type
+    """The ROS message class."""
+    reliable: bool = True
+    latched: bool = False
+
+    @property
+    def type_name(self) -> str:
+        """The type as bags write it, such as `sensor_msgs/msg/Image`."""
+        package, *_ = self.message.__module__.split('.')
+        return f'{package}/msg/{self.message.__name__}'
+
+
+class Recorder(Node):
+    """Subscribes to topics without decoding them and hands every message to the bag."""
+
+    def __init__(self, topics: list[Topic], bag: BagWriter) -> None:
+        super().__init__('recorder')
+        self.counts = {topic.name: 0 for topic in topics}
+        self._bag = bag
+        for topic in topics:
+            bag.add_topic(topic.name, topic.type_name, qos(topic.reliable, topic.latched))
+            profile = QoSProfile(
+                depth=100,
+                reliability=ReliabilityPolicy.RELIABLE if topic.reliable
+                else ReliabilityPolicy.BEST_EFFORT,
+                durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched
+                else DurabilityPolicy.VOLATILE)
+            self.create_subscription(topic.message, topic.name, self._store(topic.name), profile,
+                                     raw=True)
+
+    def _store(self, name: str) -> Callable[[bytes], None]:
+        def store(data: bytes) -> None:
+            self._bag.write(name, self.get_clock().now().nanoseconds, data)
+            self.counts[name] += 1
+
+        return store
