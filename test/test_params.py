@@ -135,6 +135,15 @@ def test_a_dump_of_all_parameters_comes_back_from_its_file(make_node, tmp_path):
     assert values_of(again)['limits.y.max_velocity'] == np.inf
 
 
+def test_a_dump_of_the_defaults_comes_back_whatever_the_policy_calls_its_actions(
+        make_node, tmp_path):
+    dump = tmp_path / 'policy.yaml'  # an unquoted y is a truth value to ROS and a word to PyYAML
+    dump.write_text(yaml.safe_dump({'/policy': {'ros__parameters': DEFAULTS}}))
+    again = make_node(['--ros-args', '--params-file', str(dump)])
+    params.declare(again, EVERY)
+    assert values_of(again) == DEFAULTS
+
+
 def test_the_files_in_config_can_be_declared(make_node):
     for name in ('policy', 'pusht'):
         path = DOCS.parent.parent / 'config' / f'{name}.yaml'

@@ -75,6 +75,10 @@ TABLE = [
     Param('cache.capacity', 64, 'Encoded frames kept, over all cameras.', 1, 100_000, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
+    Param('action_fields', [''],
+          'Per action the joint name it is published under, or the part of the message it fills, '
+          'such as linear.x; one empty name takes the actions\' own. YAML wants quotes around a '
+          'name such as \'y\'.'),
     Param('frame_id', '', 'frame_id of the published action\'s header.'),
     Param('enable_output', False,
           'Publish on ~/action; false is a dry run on ~/shadow_action.', live=True),
@@ -98,10 +102,7 @@ TABLE = [
 def action_params(names: Iterable[str], low: Iterable[float],
                   high: Iterable[float]) -> list[Param]:
     """Return the parameters of a policy's actions, bounded by `low` and `high`."""
-    names = list(names)
-    params = [Param('action_fields', names,
-                    'Per action the joint name it is published under, or the part of the message '
-                    'it fills, such as linear.x.')]
+    params: list[Param] = []
     for name, lo, hi in zip(names, low, high):
         params += [
             Param(f'limits.{name}.min_position', float(lo), 'Lowest value published [unit].'),
@@ -139,14 +140,12 @@ set at any time. A set that contradicts itself is refused as a set, with the rea
 `min_steps` <= `max_steps`. Parameters that must change together go through the service
 `~/set_parameters_atomically`.
 
-`action_fields` and those with `<action>` or `<camera>` in their name are declared when the node is
-configured, because the policy names them. The topic of the robot state is chosen by remapping
-`joint_states`.
+Those with `<action>` or `<camera>` in their name are declared when the node is configured, because
+the policy names them. The topic of the robot state is chosen by remapping `joint_states`.
 
 | name | type | default | range | when | meaning |
 |---|---|---|---|---|---|"""
-FROM_POLICY = {'action_fields': 'the action names',
-               'limits.<action>.min_position': 'the policy\'s bound',
+FROM_POLICY = {'limits.<action>.min_position': 'the policy\'s bound',
                'limits.<action>.max_position': 'the policy\'s bound'}
 
 

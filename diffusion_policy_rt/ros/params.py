@@ -108,7 +108,9 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
     threshold = 'diagnostics.threshold'
     return NodeParams(
         **{name: values[name] for name in plain}, settings=settings,
-        cache_capacity=values['cache.capacity'], action_fields=tuple(values['action_fields']),
+        cache_capacity=values['cache.capacity'],
+        action_fields=spec.action.names if values['action_fields'] == [''] else tuple(
+            values['action_fields']),
         limits=_limits(values, spec.action.names),
         cameras={c.name: CameraParams(values[f'cameras.{c.name}.topic'],
                                       values[f'cameras.{c.name}.transport'])

@@ -32,10 +32,10 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     # the tick's thread gets the interpreter back within half a millisecond
     sys.setswitchinterval(0.0005)
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         return _spin(make_node(), stop)
-    except DprtError as error:
+    except (DprtError, RCLError) as error:  # the latter: arguments that ROS cannot parse
         rclpy.logging.get_logger('diffusion_policy_rt').error(str(error))
         return 1
     finally:
