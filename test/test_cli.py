@@ -1,10 +1,12 @@
 """The commands' borders: JSON keys that scripts rely on, and one clear line on bad input."""
 
 import json
+import shutil
 
 import pytest
 
 from diffusion_policy_rt.cli.main import COMMANDS, main, make_parser
+from diffusion_policy_rt.engines.bundle import SHIPPED, read_bundle
 
 EVAL_KEYS = {'episodes', 'mean_max_coverage', 'success_rate', 'ci95', 'steps', 'engine', 'jerk',
              'per_episode'}
@@ -33,6 +35,16 @@ def test_eval_writes_its_keys(tmp_path):
     mean = sum(e['max_coverage'] for e in data['per_episode']) / 2
     assert data['mean_max_coverage'] == pytest.approx(mean)
     assert (tmp_path / 'sheet.png').exists()
+
+
+def test_eval_keeps_its_figures_in_the_bundle_when_asked(tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(SHIPPED / 'pusht', folder)
+    data = result(tmp_path, 'eval', '--policy', str(folder), '--episodes', '1', '--steps', '2',
+                  '--workers', '1', '--record')
+    kept = read_bundle(folder).quality['pusht, 2 steps, delay 0']
+    assert kept['mean_max_coverage'] == data['mean_max_coverage'] and kept['seed'] == 100_000
+    assert read_bundle(folder).files == read_bundle('pusht').files
 
 
 def test_random_targets_are_evaluated_by_the_same_command(tmp_path):

@@ -24,7 +24,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=positive, default=1, metavar='N',
                         help='threads per matrix product (default 1)')
     parser.add_argument('--steps', type=positive, default=0, metavar='K',
-                        help='network calls per plan (default: the most served up to 16)')
+                        help='network calls per plan (default: the most served up to 8)')
     add_seed(parser)
 
 

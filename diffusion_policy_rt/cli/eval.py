@@ -28,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='seed of the policy\'s own noise (default 0)')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
                         help='processes (default: one per core)')
+    parser.add_argument('--record', action='store_true',
+                        help='keep the figures in the bundle, as its measured quality')
     parser.add_argument('--sheet', metavar='FILE.png', help='write a contact sheet of 8 episodes')
 
 
@@ -53,10 +55,22 @@ def run(args: argparse.Namespace) -> None:
     result = {**evaluate.summarise(episodes), 'steps': steps, 'engine': engine,
               'delay': args.delay, 'seed': args.seed, 'provenance': provenance()}
     print(line(args.policy, result))
+    if args.record:
+        record(args.policy, result)
     if args.sheet:
         from diffusion_policy_rt.replay.pictures import write_sheet
         write_sheet(Path(args.sheet), episodes[:8])
     write_json(args.json, result)
+
+
+def record(policy: str, result: dict) -> None:
+    """Keep the figures in the bundle, under the steps and the delay they were measured with."""
+    from diffusion_policy_rt.engines.bundle import read_bundle, record_quality
+
+    kept = ('episodes', 'seed', 'mean_max_coverage', 'ci95', 'success_rate', 'success_ci95',
+            'jerk', 'engine')
+    name = f'pusht, {result["steps"]} steps, delay {result["delay"]}'
+    record_quality(read_bundle(policy), {name: {key: result[key] for key in kept}})
 
 
 def line(policy: str, result: dict) -> str:

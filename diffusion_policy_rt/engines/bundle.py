@@ -116,6 +116,20 @@ def _check_file(folder: Path, name: str, entry: Any) -> None:
                           'copy the bundle again')
 
 
+def record_quality(bundle: Bundle, measured: Mapping[str, Any]) -> Bundle:
+    """Add what was measured of a bundle to its manifest, whole or not at all; return it anew."""
+    manifest = bundle.folder / MANIFEST
+    data = json.loads(manifest.read_text())
+    data['quality'] = {**data.get('quality', {}), **measured}
+    partial = manifest.with_name(f'.{MANIFEST}.partial')
+    try:
+        partial.write_text(json.dumps(data, indent=1) + '\n')
+        os.replace(partial, manifest)
+    except OSError as error:
+        raise BundleError(f'cannot write {manifest}: {error.strerror}') from error
+    return read_bundle(bundle.folder)
+
+
 def write_bundle(folder: Path, manifest: Mapping[str, Any],
                  fill: Callable[[Path], None]) -> Bundle:
     """Write a bundle whole or not at all, replacing one that stands at `folder`.

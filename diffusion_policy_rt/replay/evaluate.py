@@ -29,7 +29,7 @@ class Evaluation:
 
     policy: str
     steps: int = 0
-    """Network calls per plan; 0 takes the most that the bundle serves up to 16."""
+    """Network calls per plan; 0 takes the most that the bundle serves up to 8."""
     engine: str = 'auto'
     delay: int = 0
     """Control steps of latency charged."""
@@ -40,8 +40,8 @@ class Evaluation:
 
 
 def default_steps(served: tuple[int, ...]) -> int:
-    """Return the most steps served up to 16, or the fewest where all are more."""
-    return max((n for n in served if n <= 16), default=min(served))
+    """Return the most steps served up to 8, or the fewest where all are more."""
+    return max((n for n in served if n <= 8), default=min(served))
 
 
 def make_controller(what: Evaluation) -> tuple[Controller, int, str]:

@@ -48,11 +48,15 @@ def spaced_levels(levels: np.ndarray, n: int) -> np.ndarray:
 
 def default_schedules(precond: Preconditioning, counts: tuple[int, ...], sigma_min: float = 0.02,
                       sigma_max: float = 80.0) -> dict[int, Schedule]:
-    """Return one schedule per count: DDIM; ancestral where all DDPM levels are visited."""
+    """Return one schedule per count: DDIM; ancestral where all DDPM levels are visited.
+
+    For `edm` the n levels are the first of n + 1: the last step goes to zero from well above
+    sigma_min, because with few steps a call at sigma_min itself changes nothing.
+    """
     if precond.kind == 'flow':
         return {n: Schedule('ddim', tuple(flow_sigmas(n, sigma_max))) for n in counts}
     if precond.kind == 'edm':
-        return {n: Schedule('ddim', tuple(karras_sigmas(n, sigma_min, sigma_max))) for n in counts}
+        return {n: Schedule('ddim', tuple(karras_sigmas(n + 1, sigma_min, sigma_max)[:-1])) for n in counts}
     levels = np.asarray(precond.levels)
     return {n: Schedule('ancestral' if n == len(levels) else 'ddim',
                         tuple(spaced_levels(levels, n))) for n in counts}

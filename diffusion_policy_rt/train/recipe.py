@@ -101,7 +101,7 @@ class Recipe:
     ddpm_levels: int = 100
     """Training steps of the `ddpm` parametrisation."""
     sigma_min: float = 0.02
-    """`edm`: the smallest noise level that a sampler visits."""
+    """`edm`: the noise level that samplers take for zero."""
     sigma_max: float = 80.0
     """`edm`, `flow`: the noise level that a sampler starts from."""
     pretrain: Pretraining | None = None
