@@ -27,7 +27,8 @@ def test_each_frame_is_encoded_once_in_its_life(n_obs, cameras):
 
 
 @settings(max_examples=25)
-@given(st.randoms(use_true_random=False), st.integers(1, 3), st.sampled_from(['edm', 'ddpm', 'flow']))
+@given(st.randoms(use_true_random=False), st.integers(1, 3),
+       st.sampled_from(['edm', 'ddpm', 'flow']))
 def test_the_actions_depend_on_the_frames_not_on_when_they_were_seen(random, n_obs, kind):
     spec = tiny_spec(n_obs, ('front', 'wrist'), kind, steps=(1, 4, 20), reference='state')
     instants = [START + k * STEP // 2 for k in range(9)]

@@ -56,7 +56,8 @@ def default_schedules(precond: Preconditioning, counts: tuple[int, ...], sigma_m
     if precond.kind == 'flow':
         return {n: Schedule('ddim', tuple(flow_sigmas(n, sigma_max))) for n in counts}
     if precond.kind == 'edm':
-        return {n: Schedule('ddim', tuple(karras_sigmas(n + 1, sigma_min, sigma_max)[:-1])) for n in counts}
+        return {n: Schedule('ddim', tuple(karras_sigmas(n + 1, sigma_min, sigma_max)[:-1]))
+                for n in counts}
     levels = np.asarray(precond.levels)
     return {n: Schedule('ancestral' if n == len(levels) else 'ddim',
                         tuple(spaced_levels(levels, n))) for n in counts}
