@@ -186,6 +186,8 @@ class Schedule:
     """`ddim` (deterministic, Song et al. 2021) or `ancestral` (Ho et al. 2020)."""
     sigmas: tuple[float, ...]
     """Falling noise levels, one network call each."""
+    noise_scale: float = 1.0
+    """`ancestral`: factor of the fresh noise, 0..1; 1 is Ho et al. 2020."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'sigmas', _tuple(self.sigmas, float))
@@ -194,6 +196,8 @@ class Schedule:
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:]))
         if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
             raise SpecError('schedule: sigmas must be positive, finite and falling')
+        if not 0 <= self.noise_scale <= 1:
+            raise SpecError(f'schedule: noise_scale {self.noise_scale} must lie in 0..1')
 
 
 @dataclass(frozen=True)

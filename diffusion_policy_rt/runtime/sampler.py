@@ -21,7 +21,9 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
 
         ddim       x_next = x0 + (s_next / s) (x - x0)          Song et al. 2021, eta = 0
         ancestral  x_next = x0 + (s_next / s)^2 (x - x0)        Ho et al. 2020, eq. 7, for x0 + s n
-                            + s_next sqrt(1 - (s_next / s)^2) n
+                            + g s_next sqrt(1 - (s_next / s)^2) n
+
+    where g is the schedule's `noise_scale`: 1, or less for fewer stray samples in few steps.
     """
     sigmas = schedule.sigmas
     x = np.asarray(noise, float) * np.hypot(sigmas[0], sigma_data)
@@ -35,7 +37,7 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
         if schedule.kind == 'ddim' or not ratio:
             x = x0 + ratio * (x - x0)
         else:
-            fresh = rng.standard_normal(x.shape)
+            fresh = schedule.noise_scale * rng.standard_normal(x.shape)
             x = x0 + ratio**2 * (x - x0) + sigma_next * np.sqrt(1 - ratio**2) * fresh
 
 
