@@ -11,16 +11,20 @@ import numpy as np
 
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.engines.load import load_engine
-from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay.episode import (
     Controller, Episode, PolicyController, RandomController, run_episode)
+from diffusion_policy_rt.replay.nearest import Demonstrations, NearestController
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.variants import Variant, with_variant
 from diffusion_policy_rt.sim.pusht import RATE, PushT
 
 RANDOM = 'random'
 """The policy name that stands for uniformly random targets."""
+NEAREST = 'nearest'
+"""The policy name that stands for the one-nearest-neighbour floor."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Evaluation:
     """Actions executed of each chunk; 0 takes the bundle's."""
     noise_seed: int = 0
     picture_every: int = 0
+    variant: Variant | None = None
+    """A sampler in place of the bundle's own schedule."""
+    demonstrations: Demonstrations | None = None
+    """What `nearest` looks up."""
 
 
 def default_steps(served: tuple[int, ...]) -> int:
@@ -48,12 +56,16 @@ def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
     """Return the controller, the steps it takes per plan, and its engine's name."""
     if what.policy == RANDOM:
         return RandomController(), 0, 'none'
+    if what.policy == NEAREST:
+        return make_nearest(what), 0, 'none'
     bundle = read_bundle(what.policy)
     spec = bundle.spec
     if spec.rate != RATE or len(spec.cameras) != 1 or spec.action.names != ('x', 'y'):
         raise SpecError(f'{bundle.folder} is no Push-T policy (one camera, actions x and y, '
                         f'{RATE} Hz); closed-loop evaluation simulates only Push-T')
     steps = what.steps or default_steps(spec.steps)
+    if what.variant is not None:
+        spec = with_variant(spec, what.variant, steps)
     spec.schedule(steps)
     late = (what.delay + 2) / RATE
     settings = LoopSettings(control_rate=RATE, deadline=1 / RATE, min_steps=steps,
@@ -62,6 +74,16 @@ def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
     engine = load_engine(bundle, what.engine)
     loop = PolicyLoop(spec, engine, settings, SteadyClock(), what.noise_seed)
     return PolicyController(loop, what.delay), steps, engine.name
+
+
+def make_nearest(what: Evaluation) -> NearestController:
+    """Return the controller of `nearest`; it acts on the true state, so delay has no meaning."""
+    if what.demonstrations is None:
+        raise DataError(f'--policy {NEAREST} looks its actions up; give the demonstrations by '
+                        '--data')
+    if what.delay:
+        raise DataError(f'--policy {NEAREST} acts on the true state; --delay does not apply')
+    return NearestController(what.demonstrations, what.execute)
 
 
 _worker: dict[str, Any] = {}

@@ -48,6 +48,16 @@ class PushT:
         self.seed = seed
         self._env.reset(options={'reset_to_state': start_state(seed)})
 
+    def place(self, tool: np.ndarray, block: np.ndarray) -> None:
+        """Put the tool [2] and the block [3] (x, y [px], angle [rad]) exactly there, at rest."""
+        env = self._env
+        env._setup()
+        env.agent.position = tuple(map(float, tool))
+        env.block.angle = float(block[2])  # first: it turns about the centre of gravity
+        env.block.position = tuple(map(float, block[:2]))
+        for body in (env.agent, env.block):
+            env.space.reindex_shapes_for_body(body)
+
     @property
     def tool(self) -> np.ndarray:
         """Position of the tool, float64 [2]: x, y."""
