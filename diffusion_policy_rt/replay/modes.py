@@ -1,0 +1,109 @@
+"""Mode coverage: whether a few-step policy goes round the block both ways, as its teacher does.
+
+A score hides it: a student that always goes left scores like a teacher that goes either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion_policy_rt.errors import DataError, EngineError
+from diffusion_policy_rt.replay.episode import PolicyController
+from diffusion_policy_rt.replay.evaluate import Evaluation, make_controller
+from diffusion_policy_rt.runtime.frame import Frame, to_input
+from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.observation import Observation
+from diffusion_policy_rt.sim.block import middle
+from diffusion_policy_rt.sim.crossroads import crossroads
+from diffusion_policy_rt.sim.pusht import PushT
+
+DRAWS = 64
+"""Chunks per state."""
+MARGIN = 30.0
+"""A chunk that ends nearer than this to the line from tool to block goes neither way [px]."""
+SPLIT, STRAIGHT = 0.2, 1 / 3
+"""The teacher's chunks split where each way has at least SPLIT and neither at most STRAIGHT."""
+KEPT = 1 / 3
+"""A mode is kept where the student's share of it is at least this part of the teacher's."""
+
+
+def sideways(chunks: np.ndarray, tool: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return how far each chunk [N, H, 2] ends beside the line from tool [2] to block [2].
+
+    float64 [N] [px]; positive where the way turns from the image's x towards its y.
+    """
+    line = (block - tool) / np.linalg.norm(block - tool)
+    end = chunks[:, -1] - tool
+    return line[0] * end[:, 1] - line[1] * end[:, 0]
+
+
+def shares(chunks: np.ndarray, tool: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Return the share of chunks [N, H, 2] that go one way and the other, float64 [2]."""
+    offset = sideways(chunks, tool, block)
+    return np.array([(offset >= MARGIN).mean(), (offset <= -MARGIN).mean()])
+
+
+def draw(loop: PolicyLoop, robot: PushT, steps: int, count: int = DRAWS) -> np.ndarray:
+    """Return chunks of the robot at rest under `count` different noises, [count, H, 2] px."""
+    spec = loop.spec
+    frame = Frame.of(spec.cameras[0].name, 0, robot.render())
+    latent = loop.engine.encode(frame.camera, to_input(frame.decode(), spec.cameras[0]))
+    states, latents = np.array([robot.tool] * spec.n_obs), {frame.camera: [latent] * spec.n_obs}
+    chunks = [loop.sample(Observation(k, {}, states, 0), latents, steps) for k in range(count)]
+    if any(chunk is None for chunk in chunks):
+        raise EngineError('the engine returned a value that is not finite')
+    return np.array([chunk.actions for chunk in chunks if chunk is not None])
+
+
+def way_shares(loop: PolicyLoop, steps: int, robot: PushT, seed: int) -> np.ndarray:
+    """Return the two shares [2] of the policy's chunks at the crossroads of the seed."""
+    tool, pose = crossroads(seed)
+    robot.place(tool, pose)
+    return shares(draw(loop, robot, steps), robot.tool, middle(pose))
+
+
+def compare(student: tuple[PolicyLoop, int], teacher: tuple[PolicyLoop, int],
+            seeds: Iterable[int]) -> dict[str, Any]:
+    """Return `kept_modes` over the crossroads of the seeds; both are `make_loop`'s pairs."""
+    (ours, steps), (theirs, teacher_steps) = student, teacher
+    robot, tried, found = PushT(), [], []
+    for seed in seeds:
+        tried.append(seed)
+        found.append((way_shares(ours, steps, robot, seed),
+                      way_shares(theirs, teacher_steps, robot, seed)))
+    pairs = np.array(found)
+    return {**kept_modes(pairs[:, 0], pairs[:, 1], tried),
+            'steps': steps, 'teacher_steps': teacher_steps}
+
+
+def make_loop(what: Evaluation) -> tuple[PolicyLoop, int]:
+    """Return the policy's loop and its steps; DataError for a floor, which draws no chunks."""
+    controller, steps, _ = make_controller(what)
+    if not isinstance(controller, PolicyController):
+        raise DataError(f'{what.policy} draws no chunks; modes are counted of bundles')
+    return controller.loop, steps
+
+
+def kept_modes(student: np.ndarray, teacher: np.ndarray, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return the share of the teacher's modes that the student keeps, and how it splits.
+
+    Both are shares [S, 2] over the same states; those count where the teacher's chunks split.
+    """
+    split = (teacher.min(1) >= SPLIT) & (1 - teacher.sum(1) <= STRAIGHT)
+    if not split.any():
+        raise DataError(f'the teacher goes both ways in none of {len(seeds)} states; use more '
+                        'states or another teacher')
+    student, teacher = student[split], teacher[split]
+    kept = student >= KEPT * teacher
+    return {
+        'states': int(split.sum()), 'candidates': len(seeds),
+        'modes': int(kept.size), 'modes_kept': int(kept.sum()),
+        'mode_coverage': float(kept.mean()), 'both_kept': float(kept.all(1).mean()),
+        'minority_share': float(student.min(1).mean()),
+        'teacher_minority_share': float(teacher.min(1).mean()),
+        'straight_share': float(1 - student.sum(1).mean()),
+        'per_state': [{'seed': int(seed), 'student': s.tolist(), 'teacher': t.tolist()}
+                      for seed, s, t in zip(np.array(seeds)[split], student, teacher)]}
