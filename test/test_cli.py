@@ -3,13 +3,18 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from diffusion_policy_rt.cli.main import COMMANDS, main, make_parser
 from diffusion_policy_rt.engines.bundle import SHIPPED, read_bundle
+from diffusion_policy_rt.replay import modes
 
 EVAL_KEYS = {'episodes', 'mean_max_coverage', 'success_rate', 'ci95', 'steps', 'engine', 'jerk',
              'per_episode'}
+MODES_KEYS = {'states', 'candidates', 'modes', 'modes_kept', 'mode_coverage', 'both_kept',
+              'minority_share', 'teacher_minority_share', 'straight_share', 'steps',
+              'teacher_steps', 'per_state'}
 BENCH_KEYS = {'what', 'engine', 'dtype', 'steps', 'threads', 'p50_s', 'p99_s', 'bytes',
               'peak_rss_bytes'}
 
@@ -52,6 +57,37 @@ def test_random_targets_are_evaluated_by_the_same_command(tmp_path):
     assert data['mean_max_coverage'] < 0.6 and data['engine'] == 'none'
 
 
+def test_another_sampler_is_told_with_its_levels_and_held_against_a_run(tmp_path):
+    few = ('eval', '--policy', 'pusht', '--seed', '200000', '--episodes', '2', '--workers', '1')
+    ours = result(tmp_path, *few, '--sampler', 'reduced-noise', '--steps', '3')
+    assert ours['steps'] == 3 == len(ours['schedule']['sigmas'])
+    assert ours['schedule']['noise_scale'] == 0.2
+    (tmp_path / 'result.json').rename(tmp_path / 'ours.json')
+    theirs = result(tmp_path, *few, '--steps', '1', '--against', str(tmp_path / 'ours.json'))
+    gain = theirs['mean_max_coverage'] - ours['mean_max_coverage']
+    assert theirs['against']['difference'] == pytest.approx(gain)
+
+
+def test_modes_are_counted_over_states_by_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(modes, 'SPLIT', 0.0)  # or few states would count
+    monkeypatch.setattr(modes, 'STRAIGHT', 1.0)
+    data = result(tmp_path, 'eval', '--policy', 'pusht', '--steps', '1', '--modes', 'pusht',
+                  '--seed', '200000', '--episodes', '2')
+    assert set(data) >= MODES_KEYS and data['steps'] == 1 and data['candidates'] == 2
+    assert data['modes'] == 2 * data['states'] == 4
+    assert [s['seed'] for s in data['per_state']] == [200_000, 200_001]
+
+
+def test_the_nearest_demonstration_is_evaluated_by_the_same_command(tmp_path):
+    rows = 30
+    np.savez(tmp_path / 'data.npz', keypoint=np.zeros((rows, 9, 2), np.float32),
+             state=np.zeros((rows, 5), np.float32), action=np.full((rows, 2), 250, np.float32),
+             episode_ends=np.array([rows]))
+    data = result(tmp_path, 'eval', '--policy', 'nearest', '--data', str(tmp_path / 'data.npz'),
+                  '--episodes', '2', '--workers', '1', '--seed', '200000')
+    assert data['engine'] == 'none' and data['schedule'] is None and data['episodes'] == 2
+
+
 def test_info_tells_spec_sizes_dtypes_steps_and_hashes(tmp_path):
     data = result(tmp_path, 'info', 'pusht')
     assert data['spec']['name'] == 'pusht' and data['steps'] == [1, 2, 4, 8, 16]
@@ -71,6 +107,13 @@ BAD = {
     'a bundle that is none': (['info', '/nowhere'], 'is no bundle'),
     'training seeds': (['eval', '--seed', '3', '--episodes', '1'], 'demonstrations'),
     'a step count not served': (['eval', '--steps', '3', '--episodes', '1'], 'serves'),
+    'a floor without its data': (['eval', '--policy', 'nearest', '--episodes', '1'], '--data'),
+    'data that are none': (['eval', '--policy', 'nearest', '--data', '/nowhere'], '/nowhere'),
+    'noise of no sampler': (['eval', '--noise-scale', '0.2'], 'belong to --sampler'),
+    'a start that is no level': (['eval', '--sampler', 'ddim', '--start', '-1'], 'start -1.0'),
+    'a run that is none': (['eval', '--against', '/nowhere/r.json', '--episodes', '1'],
+                           'is no result'),
+    'modes of a floor': (['eval', '--policy', 'random', '--modes', 'pusht'], 'draws no chunks'),
     'an unknown engine': (['eval', '--engine', 'abacus', '--episodes', '1'], "'abacus'"),
     'a recipe that is none': (['train', '--data', '.', '--out', '/tmp/x', '--recipe', 'nope'],
                               'no recipe nope'),

@@ -63,6 +63,14 @@ def write_json(path: str | Path | None, result: dict[str, Any]) -> None:
         raise DprtError(f'cannot write {target}: {error.strerror}') from error
 
 
+def read_json(path: str, key: str) -> Any:
+    """Return the value of `key` in a result that `write_json` wrote; DprtError without it."""
+    try:
+        return json.loads(Path(path).read_text())[key]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DprtError(f'{path} is no result with {key!r}: {error}') from error
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return rows of equal keys as an aligned text table."""
     if not rows:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_policy, natural, positive, provenance, write_json)
+    add_policy, natural, positive, provenance, read_json, write_json)
+from diffusion_policy_rt.cli.rivals import add_rivals, demonstrations, variant
 from diffusion_policy_rt.errors import DprtError
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.replay.episode import Episode
+    from diffusion_policy_rt.replay.evaluate import Evaluation
 
 HELP = 'Measure a policy in closed loop on Push-T: score and success with their intervals.'
 FIRST_TEST_SEED = 100_000
@@ -31,36 +38,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--record', action='store_true',
                         help='keep the figures in the bundle, as its measured quality')
     parser.add_argument('--sheet', metavar='FILE.png', help='write a contact sheet of 8 episodes')
+    add_rivals(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the episodes and print the figures."""
-    from tqdm import tqdm
-
+    """Run the episodes, or the states of --modes, and print the figures."""
     from diffusion_policy_rt.replay import evaluate
 
     if args.seed < 206 and args.policy != evaluate.RANDOM:
         raise DprtError(f'seeds 0..205 are the demonstrations\' own; use --seed {FIRST_TEST_SEED}')
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
-                               args.noise_seed, picture_every=25 if args.sheet else 0)
-    _, steps, engine = evaluate.make_controller(what)
-    seeds = range(args.seed, args.seed + args.episodes)
-    workers = min(args.workers, args.episodes)
-    episodes = []
-    with tqdm(total=len(seeds), unit='episode', desc=args.policy) as bar:
-        for episode in evaluate.evaluate(what, seeds, workers):
-            episodes.append(episode)
-            bar.update()
-            bar.set_postfix(score=f'{sum(e.max_coverage for e in episodes) / len(episodes):.3f}')
+                               args.noise_seed, 25 if args.sheet else 0, variant(args),
+                               demonstrations(args))
+    result = run_modes(args, what) if args.modes else run_episodes(args, what)
+    write_json(args.json, {**result, 'seed': args.seed, 'provenance': provenance()})
+
+
+def run_episodes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
+    """Run the episodes, print their figures and return them."""
+    from diffusion_policy_rt.replay import evaluate
+
+    controller, steps, engine = evaluate.make_controller(what)
+    theirs = read_json(args.against, 'per_episode') if args.against else None
+    episodes = play(args, what)
     result = {**evaluate.summarise(episodes), 'steps': steps, 'engine': engine,
-              'delay': args.delay, 'seed': args.seed, 'provenance': provenance()}
+              'delay': args.delay, 'seed': args.seed, 'schedule': schedule(controller, steps)}
     print(line(args.policy, result))
     if args.record:
         record(args.policy, result)
+    if theirs is not None:
+        result['against'] = against(args.against, result['per_episode'], theirs)
     if args.sheet:
         from diffusion_policy_rt.replay.pictures import write_sheet
         write_sheet(Path(args.sheet), episodes[:8])
-    write_json(args.json, result)
+    return result
+
+
+def play(args: argparse.Namespace, what: Evaluation) -> list[Episode]:
+    """Return the episodes, run behind a progress bar."""
+    from tqdm import tqdm
+
+    from diffusion_policy_rt.replay.evaluate import evaluate
+
+    seeds, episodes = range(args.seed, args.seed + args.episodes), []
+    with tqdm(total=len(seeds), unit='episode', desc=args.policy) as bar:
+        for episode in evaluate(what, seeds, min(args.workers, args.episodes)):
+            episodes.append(episode)
+            bar.update()
+            bar.set_postfix(score=f'{sum(e.max_coverage for e in episodes) / len(episodes):.3f}')
+    return episodes
+
+
+def against(name: str, ours: list[dict], theirs: list[dict]) -> dict[str, Any]:
+    """Print and return the paired difference to another run's episodes."""
+    from diffusion_policy_rt.replay.compare import paired_difference
+
+    result = paired_difference(ours, theirs)
+    low, high = result['ci95']
+    print(f'difference to {name}: {result["difference"]:+.3f} [{low:+.3f}, {high:+.3f}]')
+    return result
+
+
+def run_modes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
+    """Draw chunks of policy and teacher at the same states; print and return what is kept."""
+    from tqdm import tqdm
+
+    from diffusion_policy_rt.replay import modes
+    from diffusion_policy_rt.replay.evaluate import Evaluation
+
+    # another noise than the student's, or a bundle would agree with itself draw by draw
+    teacher = Evaluation(args.modes, engine=args.engine, noise_seed=args.noise_seed + 1)
+    pair = modes.make_loop(what), modes.make_loop(teacher)
+    seeds = range(args.seed, args.seed + args.episodes)
+    result = modes.compare(*pair, tqdm(seeds, unit='state', desc=args.policy))
+    print(f'{args.policy}, {result["steps"]} steps: keeps {result["modes_kept"]} of '
+          f'{result["modes"]} modes of {args.modes} at {result["teacher_steps"]} steps '
+          f'({result["mode_coverage"]:.1%}), both in {result["both_kept"]:.1%} of '
+          f'{result["states"]} states; the rarer way has {result["minority_share"]:.1%} of the '
+          f'chunks, {result["teacher_minority_share"]:.1%} of the teacher\'s')
+    return result
+
+
+def schedule(controller: Any, steps: int) -> dict[str, Any] | None:
+    """Return the schedule that a policy was sampled by; None for a floor."""
+    loop = getattr(controller, 'loop', None)
+    return dataclasses.asdict(loop.spec.schedule(steps)) if loop is not None else None
 
 
 def record(policy: str, result: dict) -> None:
