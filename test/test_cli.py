@@ -113,6 +113,7 @@ BAD = {
     'a start that is no level': (['eval', '--sampler', 'ddim', '--start', '-1'], 'start -1.0'),
     'a run that is none': (['eval', '--against', '/nowhere/r.json', '--episodes', '1'],
                            'is no result'),
+    'modes of late actions': (['eval', '--modes', 'pusht', '--delay', '1'], 'do not apply'),
     'modes of a floor': (['eval', '--policy', 'random', '--modes', 'pusht'], 'draws no chunks'),
     'an unknown engine': (['eval', '--engine', 'abacus', '--episodes', '1'], "'abacus'"),
     'a recipe that is none': (['train', '--data', '.', '--out', '/tmp/x', '--recipe', 'nope'],

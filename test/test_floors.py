@@ -12,7 +12,7 @@ from diffusion_policy_rt.replay.evaluate import Evaluation, evaluate, make_contr
 from diffusion_policy_rt.replay.nearest import Demonstrations, NearestController, whole_rows
 from diffusion_policy_rt.runtime.sampler import sample
 from diffusion_policy_rt.runtime.variants import (
-    REDUCED_NOISE, REDUCED_START, SAMPLERS, Variant, make_schedule, with_variant)
+    REDUCED_NOISE, REDUCED_START, VARIANTS, Variant, make_schedule, with_variant)
 from diffusion_policy_rt.sim.block import keypoints, middle
 from diffusion_policy_rt.sim.pusht import PushT
 from diffusion_policy_rt.spec import PolicySpec, Schedule
@@ -139,14 +139,15 @@ def test_demonstrations_of_another_task_are_refused(name, shape):
 
 
 @pytest.mark.parametrize('kind', ['edm', 'ddpm', 'flow'])
-@pytest.mark.parametrize('sampler', SAMPLERS)
+@pytest.mark.parametrize('sampler', VARIANTS)
 def test_every_sampler_runs_in_any_number_of_steps_from_one(kind, sampler):
     spec = tiny_spec(kind=kind)
     for steps in (1, 2, 3, 5, 10, 16):
         variant = Variant(sampler, precond('ddpm').levels[-1] if kind == 'ddpm' else 0.0)
         changed = with_variant(spec, variant, steps)
         made = changed.schedule(steps)
-        x = sample(lambda x, s: x / (1 + s), made, np.ones((8, 2)), spec.precond.sigma_data)
+        x = sample(lambda x, sigma, *_: x / (1 + sigma), made, np.ones((8, 2)),
+                   spec.precond.sigma_data)
         assert len(made.sigmas) == steps and np.isfinite(x).all()
         assert {n: s for n, s in changed.schedules.items() if n != steps} == {
             n: s for n, s in spec.schedules.items() if n != steps}
@@ -197,7 +198,7 @@ def test_more_steps_than_training_levels_are_refused():
 @pytest.mark.parametrize('scale', [0.0, 0.2, 1.0])
 def test_the_fresh_noise_of_an_ancestral_step_is_scaled(scale):
     seen, schedule = [], Schedule('ancestral', (2.0, 1.0), scale)
-    sample(lambda x, s: seen.append(x) or np.zeros_like(x), schedule, np.ones((4000, 2)))
+    sample(lambda x, *_: seen.append(x) or np.zeros_like(x), schedule, np.ones((4000, 2)))
     expected = 0.25 * np.hypot(2, 1)
     assert abs(seen[1].mean() - expected) < 0.05
     assert seen[1].std() == pytest.approx(scale * np.sqrt(0.75), rel=0.05, abs=1e-9)

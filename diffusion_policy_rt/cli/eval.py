@@ -106,6 +106,8 @@ def run_modes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
     from diffusion_policy_rt.replay import modes
     from diffusion_policy_rt.replay.evaluate import Evaluation
 
+    if args.against or args.sheet or args.delay:
+        raise DprtError('--modes runs no episodes: --against, --sheet and --delay do not apply')
     # another noise than the student's, or a bundle would agree with itself draw by draw
     teacher = Evaluation(args.modes, engine=args.engine, noise_seed=args.noise_seed + 1)
     pair = modes.make_loop(what), modes.make_loop(teacher)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from diffusion_policy_rt.errors import DprtError
-from diffusion_policy_rt.runtime.variants import SAMPLERS, Variant
+from diffusion_policy_rt.runtime.variants import VARIANTS, Variant
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.replay.nearest import Demonstrations
@@ -16,7 +16,7 @@ def add_rivals(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument('--data', metavar='DIR',
                         help='Push-T demonstrations; for --policy nearest, which replays them')
-    parser.add_argument('--sampler', choices=SAMPLERS,
+    parser.add_argument('--sampler', choices=VARIANTS,
                         help='sample otherwise than the bundle says, in any --steps')
     parser.add_argument('--start', type=float, default=0.0, metavar='SIGMA',
                         help='first noise level of --sampler (default: its own)')
