@@ -71,6 +71,7 @@ def test_another_sampler_is_told_with_its_levels_and_held_against_a_run(tmp_path
 def test_modes_are_counted_over_states_by_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(modes, 'SPLIT', 0.0)  # or few states would count
     monkeypatch.setattr(modes, 'STRAIGHT', 1.0)
+    monkeypatch.setattr(modes, 'OFFSETS', np.zeros(1))
     data = result(tmp_path, 'eval', '--policy', 'pusht', '--steps', '1', '--modes', 'pusht',
                   '--seed', '200000', '--episodes', '2')
     assert set(data) >= MODES_KEYS and data['steps'] == 1 and data['candidates'] == 2

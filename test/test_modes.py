@@ -7,7 +7,7 @@ from diffusion_policy_rt.errors import DataError, EngineError
 from diffusion_policy_rt.replay import modes
 from diffusion_policy_rt.replay.evaluate import Evaluation
 from diffusion_policy_rt.replay.modes import (
-    MARGIN, compare, draw, kept_modes, make_loop, shares, sideways)
+    MARGIN, OFFSETS, compare, draw, kept_modes, make_loop, shares, sideways, watershed)
 from diffusion_policy_rt.sim.block import GOAL, middle
 from diffusion_policy_rt.sim.crossroads import crossroads
 from diffusion_policy_rt.sim.pusht import PushT
@@ -85,10 +85,22 @@ def test_at_every_crossroads_the_block_stands_between_the_tool_and_its_way(robot
         centre = middle(pose)
         push = middle(GOAL) - centre  # where the block must go; the tool is on that side of it
         assert push @ (tool - centre) > 0.9 * np.linalg.norm(push) * np.linalg.norm(tool - centre)
-        assert 15 < tool.min() and tool.max() < 497
-        robot.place(tool, pose)
-        robot.step(tool)
-        assert np.allclose(robot.block, pose, atol=1e-6), 'tool and block are apart'
+        for offset in (OFFSETS[0], 0.0, OFFSETS[-1]):
+            moved, same = crossroads(seed, offset)
+            assert np.linalg.norm(moved - tool) == pytest.approx(abs(offset))
+            assert 15 < moved.min() and moved.max() < 497 and np.array_equal(same, pose)
+            robot.place(moved, pose)
+            robot.step(moved)
+            assert np.allclose(robot.block, pose, atol=1e-6), 'tool and block are apart'
+
+
+def test_the_watershed_is_where_the_chunks_split_most_evenly(monkeypatch):
+    def turning_at_20(policy, robot, seed, offset, count):
+        left = 1 / (1 + np.exp((offset - 20) / 5))
+        return np.array([left, 1 - left])
+
+    monkeypatch.setattr(modes, 'way_shares', turning_at_20)
+    assert watershed(None, None, 0) == 20
 
 
 def test_the_crossroads_follow_their_seeds():

@@ -20,12 +20,16 @@ from diffusion_policy_rt.sim.block import middle
 from diffusion_policy_rt.sim.crossroads import crossroads
 from diffusion_policy_rt.sim.pusht import PushT
 
+Policy = tuple[PolicyLoop, int]
+"""A policy and the network calls of each of its plans."""
 DRAWS = 64
 """Chunks per state."""
 MARGIN = 30.0
 """A chunk that ends nearer than this to the line from tool to block goes neither way [px]."""
-SPLIT, STRAIGHT = 0.2, 1 / 3
+SPLIT, STRAIGHT = 0.15, 1 / 3
 """The teacher's chunks split where each way has at least SPLIT and neither at most STRAIGHT."""
+OFFSETS, PROBES = np.linspace(-60, 60, 13), 8
+"""Where each state is looked for [px], and chunks drawn for each look."""
 KEPT = 1 / 3
 """A mode is kept where the student's share of it is at least this part of the teacher's."""
 
@@ -58,28 +62,37 @@ def draw(loop: PolicyLoop, robot: PushT, steps: int, count: int = DRAWS) -> np.n
     return np.array([chunk.actions for chunk in chunks if chunk is not None])
 
 
-def way_shares(loop: PolicyLoop, steps: int, robot: PushT, seed: int) -> np.ndarray:
-    """Return the two shares [2] of the policy's chunks at the crossroads of the seed."""
-    tool, pose = crossroads(seed)
+def way_shares(policy: Policy, robot: PushT, seed: int, offset: float,
+               count: int = DRAWS) -> np.ndarray:
+    """Return the two shares [2] of the policy's chunks at the crossroads of seed and offset."""
+    tool, pose = crossroads(seed, offset)
     robot.place(tool, pose)
-    return shares(draw(loop, robot, steps), robot.tool, middle(pose))
+    return shares(draw(policy[0], robot, policy[1], count), robot.tool, middle(pose))
 
 
-def compare(student: tuple[PolicyLoop, int], teacher: tuple[PolicyLoop, int],
-            seeds: Iterable[int]) -> dict[str, Any]:
-    """Return `kept_modes` over the crossroads of the seeds; both are `make_loop`'s pairs."""
-    (ours, steps), (theirs, teacher_steps) = student, teacher
+def watershed(policy: Policy, robot: PushT, seed: int) -> float:
+    """Return the offset [px] where the policy's chunks split most evenly, of a row of offsets.
+
+    A policy that fits its demonstrations closely goes both ways in few states only: they lie
+    between those where it goes one way and those where it goes the other.
+    """
+    evenness = [way_shares(policy, robot, seed, offset, PROBES).min() for offset in OFFSETS]
+    return float(OFFSETS[int(np.argmax(evenness))])
+
+
+def compare(student: Policy, teacher: Policy, seeds: Iterable[int]) -> dict[str, Any]:
+    """Return `kept_modes` over the crossroads of the seeds, each at the teacher's watershed."""
     robot, tried, found = PushT(), [], []
     for seed in seeds:
+        offset = watershed(teacher, robot, seed)
         tried.append(seed)
-        found.append((way_shares(ours, steps, robot, seed),
-                      way_shares(theirs, teacher_steps, robot, seed)))
+        found.append([way_shares(policy, robot, seed, offset) for policy in (student, teacher)])
     pairs = np.array(found)
     return {**kept_modes(pairs[:, 0], pairs[:, 1], tried),
-            'steps': steps, 'teacher_steps': teacher_steps}
+            'steps': student[1], 'teacher_steps': teacher[1]}
 
 
-def make_loop(what: Evaluation) -> tuple[PolicyLoop, int]:
+def make_loop(what: Evaluation) -> Policy:
     """Return the policy's loop and its steps; DataError for a floor, which draws no chunks."""
     controller, steps, _ = make_controller(what)
     if not isinstance(controller, PolicyController):
