@@ -114,6 +114,7 @@ BAD = {
     'a start that is no level': (['eval', '--sampler', 'ddim', '--start', '-1'], 'start -1.0'),
     'a run that is none': (['eval', '--against', '/nowhere/r.json', '--episodes', '1'],
                            'is no result'),
+    'a record of another sampler': (['eval', '--sampler', 'ddim', '--record'], 'own schedule'),
     'modes of late actions': (['eval', '--modes', 'pusht', '--delay', '1'], 'do not apply'),
     'modes of a floor': (['eval', '--policy', 'random', '--modes', 'pusht'], 'draws no chunks'),
     'an unknown engine': (['eval', '--engine', 'abacus', '--episodes', '1'], "'abacus'"),

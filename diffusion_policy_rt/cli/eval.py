@@ -50,8 +50,11 @@ def run(args: argparse.Namespace) -> None:
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
                                args.noise_seed, 25 if args.sheet else 0, variant(args),
                                demonstrations(args))
+    if args.record and (args.sampler or args.modes):
+        raise DprtError('--record keeps what the bundle\'s own schedule reaches; --sampler and '
+                        '--modes do not apply')
     result = run_modes(args, what) if args.modes else run_episodes(args, what)
-    write_json(args.json, {**result, 'seed': args.seed, 'provenance': provenance()})
+    write_json(args.json, {**result, 'provenance': provenance()})
 
 
 def run_episodes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
@@ -103,16 +106,19 @@ def run_modes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
     """Draw chunks of policy and teacher at the same states; print and return what is kept."""
     from tqdm import tqdm
 
+    from diffusion_policy_rt.engines.bundle import read_bundle
     from diffusion_policy_rt.replay import modes
     from diffusion_policy_rt.replay.evaluate import Evaluation
 
     if args.against or args.sheet or args.delay:
         raise DprtError('--modes runs no episodes: --against, --sheet and --delay do not apply')
     # another noise than the student's, or a bundle would agree with itself draw by draw
-    teacher = Evaluation(args.modes, engine=args.engine, noise_seed=args.noise_seed + 1)
+    teacher = Evaluation(args.modes, max(read_bundle(args.modes).spec.steps), args.engine,
+                         noise_seed=args.noise_seed + 1)
     pair = modes.make_loop(what), modes.make_loop(teacher)
     seeds = range(args.seed, args.seed + args.episodes)
-    result = modes.compare(*pair, tqdm(seeds, unit='state', desc=args.policy))
+    result = {**modes.compare(*pair, tqdm(seeds, unit='state', desc=args.policy)),
+              'seed': args.seed}
     print(f'{args.policy}, {result["steps"]} steps: keeps {result["modes_kept"]} of '
           f'{result["modes"]} modes of {args.modes} at {result["teacher_steps"]} steps '
           f'({result["mode_coverage"]:.1%}), both in {result["both_kept"]:.1%} of '

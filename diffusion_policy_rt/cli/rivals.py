@@ -25,8 +25,8 @@ def add_rivals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--against', metavar='FILE.json',
                         help='also tell the paired difference to this --json of the same seeds')
     parser.add_argument('--modes', metavar='TEACHER',
-                        help='instead of episodes: the share of this bundle\'s modes that the '
-                             'policy keeps in N states with two ways round the block')
+                        help='instead of episodes: the share of this bundle\'s modes, at its '
+                             'most steps, that the policy keeps; over seeds S..S + N')
 
 
 def variant(args: argparse.Namespace) -> Variant | None:
