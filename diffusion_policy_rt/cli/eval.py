@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
     add_policy, natural, positive, provenance, read_json, write_json)
-from diffusion_policy_rt.cli.rivals import add_rivals, demonstrations, variant
+from diffusion_policy_rt.cli.rivals import (
+    add_rivals, against, demonstrations, run_modes, variant)
 from diffusion_policy_rt.errors import DprtError
 
 if TYPE_CHECKING:
@@ -90,41 +91,6 @@ def play(args: argparse.Namespace, what: Evaluation) -> list[Episode]:
             bar.update()
             bar.set_postfix(score=f'{sum(e.max_coverage for e in episodes) / len(episodes):.3f}')
     return episodes
-
-
-def against(name: str, ours: list[dict], theirs: list[dict]) -> dict[str, Any]:
-    """Print and return the paired difference to another run's episodes."""
-    from diffusion_policy_rt.replay.compare import paired_difference
-
-    result = paired_difference(ours, theirs)
-    low, high = result['ci95']
-    print(f'difference to {name}: {result["difference"]:+.3f} [{low:+.3f}, {high:+.3f}]')
-    return result
-
-
-def run_modes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
-    """Draw chunks of policy and teacher at the same states; print and return what is kept."""
-    from tqdm import tqdm
-
-    from diffusion_policy_rt.engines.bundle import read_bundle
-    from diffusion_policy_rt.replay import modes
-    from diffusion_policy_rt.replay.evaluate import Evaluation
-
-    if args.against or args.sheet or args.delay:
-        raise DprtError('--modes runs no episodes: --against, --sheet and --delay do not apply')
-    # another noise than the student's, or a bundle would agree with itself draw by draw
-    teacher = Evaluation(args.modes, max(read_bundle(args.modes).spec.steps), args.engine,
-                         noise_seed=args.noise_seed + 1)
-    pair = modes.make_loop(what), modes.make_loop(teacher)
-    seeds = range(args.seed, args.seed + args.episodes)
-    result = {**modes.compare(*pair, tqdm(seeds, unit='state', desc=args.policy)),
-              'seed': args.seed}
-    print(f'{args.policy}, {result["steps"]} steps: keeps {result["modes_kept"]} of '
-          f'{result["modes"]} modes of {args.modes} at {result["teacher_steps"]} steps '
-          f'({result["mode_coverage"]:.1%}), both in {result["both_kept"]:.1%} of '
-          f'{result["states"]} states; the rarer way has {result["minority_share"]:.1%} of the '
-          f'chunks, {result["teacher_minority_share"]:.1%} of the teacher\'s')
-    return result
 
 
 def schedule(controller: Any, steps: int) -> dict[str, Any] | None:
