@@ -15,8 +15,8 @@ from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
 
 
-def add_policy(parser: argparse.ArgumentParser) -> None:
-    """Add --policy, --engine, --threads, --steps and --seed."""
+def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
+    """Add --policy, --engine, --threads, --steps and --seed, whose default is `seed`."""
     parser.add_argument('--policy', default='pusht', metavar='P',
                         help='bundle folder, or the name of a shipped bundle (default pusht)')
     parser.add_argument('--engine', default='auto', metavar='E',
@@ -25,7 +25,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
                         help='threads per matrix product (default 1)')
     parser.add_argument('--steps', type=positive, default=0, metavar='K',
                         help='network calls per plan (default: the most served up to 8)')
-    add_seed(parser)
+    add_seed(parser, seed)
 
 
 def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:

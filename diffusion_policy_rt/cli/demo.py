@@ -15,8 +15,7 @@ HELP = 'Run robot and policy as two ROS 2 nodes in real time, and write a report
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_policy(parser)
-    parser.set_defaults(seed=100_000)
+    add_policy(parser, 100_000)
     parser.add_argument('--seconds', type=positive, default=60, metavar='S',
                         help='how long to drive (default 60)')
     parser.add_argument('--rate', type=float, default=10.0, metavar='HZ',

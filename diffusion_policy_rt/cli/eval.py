@@ -24,8 +24,7 @@ FIRST_TEST_SEED = 100_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_policy(parser)
-    parser.set_defaults(seed=FIRST_TEST_SEED)
+    add_policy(parser, FIRST_TEST_SEED)
     parser.add_argument('--episodes', type=positive, default=200, metavar='N',
                         help='episode i starts from seed S + i (default 200)')
     parser.add_argument('--delay', type=natural, default=0, metavar='D',
