@@ -28,3 +28,14 @@ def step_encoder(dim: int) -> nn.Sequential:
     """Return the published encoder of the noise level: [B] -> [B, dim]."""
     return nn.Sequential(
         SinusoidalPosEmb(dim), nn.Linear(dim, dim * 4), nn.Mish(), nn.Linear(dim * 4, dim))
+
+
+def stop_encoder(dim: int) -> nn.Sequential:
+    """Return an encoder of the level a step goes to, added to the other's: [B] -> [B, dim].
+
+    Its last layer is zero, so that a student that was given one starts as its teacher.
+    """
+    encoder = step_encoder(dim)
+    for parameter in encoder[-1].parameters():
+        nn.init.zeros_(parameter)
+    return encoder

@@ -50,6 +50,10 @@ class Policy(nn.Module):
             if made != camera.latent_dim:
                 raise SpecError(f'camera {camera.name}: the encoder makes {made} values, '
                                 f'the spec says {camera.latent_dim}')
+        told = bool(model.get('denoiser', {}).get('stop_time', False))
+        if told != spec.precond.stop_time:
+            raise SpecError(f'policy {spec.name}: the denoiser has stop_time {told}, the '
+                            f'preconditioning {spec.precond.stop_time}; make them equal')
         self.denoiser = _make(DENOISERS, model.get('denoiser', {}), 'denoiser',
                               action_dim=len(spec.action), horizon=spec.horizon,
                               cond_dim=spec.cond_dim)
