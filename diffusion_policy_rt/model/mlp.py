@@ -29,16 +29,17 @@ class MLPDenoiser(nn.Module):
     With `stop_time` it takes c_stop [B] too, of the level that the step goes to. The condition is
     embedded with products of pairs of linear features (a bilinear layer), because what matters in
     manipulation - where the tool is in the object's frame - is bilinear in positions and
-    orientations.
+    orientations. `step_frequency` is the highest of the level's embedding [rad per unit].
     """
 
     def __init__(self, action_dim: int, horizon: int, cond_dim: int, width: int = 512,
                  layers: int = 3, step_dim: int = 64,
-                 stop_time: bool = False) -> None:
+                 stop_time: bool = False, step_frequency: float = 1.0) -> None:
         super().__init__()
         self.shape = (horizon, action_dim)
-        self.step_encoder = step_encoder(step_dim)
-        self.stop_encoder = stop_encoder(step_dim) if stop_time else None
+        self.step_encoder = step_encoder(step_dim, step_frequency)
+        self.stop_encoder = (
+            stop_encoder(step_dim, step_frequency) if stop_time else None)
         self.left, self.right = nn.Linear(cond_dim, width), nn.Linear(cond_dim, width)
         self.cond = nn.Sequential(
             nn.Linear(width + cond_dim, width), nn.Mish(), nn.Linear(width, width))

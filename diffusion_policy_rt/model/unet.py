@@ -54,18 +54,19 @@ class ConditionalUnet1D(nn.Module):
     """Raw network F: x [B, H, A], c_noise [B], cond [B, C] -> [B, H, A].
 
     H must be divisible by 2 ** (len(down_dims) - 1). With `stop_time` it takes c_stop [B] too, of
-    the level that the step goes to.
+    the level that the step goes to; `step_frequency` is the highest of the level's embedding.
     """
 
     def __init__(self, action_dim: int, horizon: int, cond_dim: int,
                  down_dims: Sequence[int] = (512, 1024, 2048), kernel_size: int = 5,
                  groups: int = 8, step_dim: int = 128, film_scale: bool = True,
-                 stop_time: bool = False) -> None:
+                 stop_time: bool = False, step_frequency: float = 1.0) -> None:
         super().__init__()
         if horizon % 2 ** (len(down_dims) - 1):
             raise ValueError(f'horizon {horizon} is not divisible by {2 ** (len(down_dims) - 1)}')
-        self.diffusion_step_encoder = step_encoder(step_dim)
-        self.stop_encoder = stop_encoder(step_dim) if stop_time else None
+        self.diffusion_step_encoder = step_encoder(step_dim, step_frequency)
+        self.stop_encoder = (
+            stop_encoder(step_dim, step_frequency) if stop_time else None)
         dims = [action_dim, *down_dims]
         common = (step_dim + cond_dim, kernel_size, groups, film_scale)
         last = len(down_dims) - 1
