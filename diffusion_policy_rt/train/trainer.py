@@ -154,6 +154,11 @@ class Trainer:
         self.resume()
         bar = tqdm(total=self.total * self.how.batch_size, initial=self.step * self.how.batch_size,
                    desc=title, unit='sample', unit_scale=True, disable=not self.world.leads)
+        with bar:  # closed before an error is told, or it would draw over it
+            self._epochs(bar)
+        return self.result()
+
+    def _epochs(self, bar: tqdm) -> None:
         losses: list[float] = []
         began = time.monotonic()
         while self.step < self.total:
@@ -167,8 +172,6 @@ class Trainer:
                 self.history.seconds += time.monotonic() - began
                 began = time.monotonic()
                 self.save()
-        bar.close()
-        return self.result()
 
     def end_epoch(self, loss: float) -> None:
         """Enter the epoch's mean loss and its validation into the history."""
