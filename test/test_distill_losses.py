@@ -183,7 +183,7 @@ def consistency(student, average, teacher, **how):
     return Consistency(student, average, teacher, 0.5, ConsistencyOptions(**how))
 
 
-@pytest.mark.parametrize('how', [{'to_end': 1.0}, {'to_end': 0.0}])
+@pytest.mark.parametrize('how', [{'to_end': 1.0}, {'to_end': 0.0}, {'ode_steps': 22}])
 def test_the_gradient_of_the_trajectory_loss_reaches_the_student(how):
     """With the published mistake (the carrying to zero under no_grad) it did not."""
     student, average = Linear(0.5, trained=True), Linear(0.3, trained=True)
@@ -196,8 +196,8 @@ def test_the_gradient_of_the_trajectory_loss_reaches_the_student(how):
 def test_the_gradient_reaches_the_student_through_jumps_that_do_not_end_at_zero(monkeypatch):
     student = Linear(0.5, trained=True)
     loss = consistency(student, Linear(0.3), GAUSSIAN)
-    levels = [np.full(64, level) for level in (5.0, 3.0, 1.0)]
-    monkeypatch.setattr(loss, 'draw_levels', lambda count, rng: levels)
+    numbers = [np.full(64, number) for number in (2, 3, 6)]
+    monkeypatch.setattr(loss, 'draw_levels', lambda count, rng: numbers)
     loss.trajectory(GAUSSIAN.sample(64, np.random.default_rng(0)), COND[:64],
                     np.random.default_rng(1)).backward()
     assert abs(student.gain.grad) > 1e-3
@@ -216,10 +216,20 @@ class Path:
 def test_the_trajectory_loss_vanishes_for_the_exact_path_and_for_no_other():
     x0, values = GAUSSIAN.sample(4000, np.random.default_rng(0)), []
     for student in (Path(), GAUSSIAN, Linear(0.5)):
-        loss = consistency(student, Path(), GAUSSIAN, bins=200)
+        loss = consistency(student, Path(), GAUSSIAN, bins=200, ode_steps=3)
         values.append(loss.trajectory(x0, COND[:1].expand(4000, 1),
                                       np.random.default_rng(1)).item())
     assert 100 * values[0] < 1e-3 < min(values[1:])
+
+
+@pytest.mark.parametrize('solver, worst', [('euler', 0.05), ('heun', 2e-3)])
+def test_the_teacher_is_followed_along_the_exact_path(solver, worst):
+    loss = consistency(None, None, GAUSSIAN, bins=60, solver=solver)
+    x, cond = 3 * torch.randn(64, 4, 2), COND[:64]
+    start, goal = np.arange(64) % 20, 20 + np.arange(64) % 30
+    made = loss.follow(x, start, goal, cond)
+    exact = jump(Path(), x, loss.levels[start], loss.levels[goal], cond)
+    assert (made - exact).abs().max() < worst
 
 
 def test_a_jump_of_a_two_time_network_is_one_ddim_step_of_the_sampler():

@@ -22,6 +22,9 @@ class ConsistencyOptions:
     sigma_max: float = 10.0
     solver: str = 'heun'
     """The teacher's step between two levels: `heun` or `euler`."""
+    ode_steps: int = 1
+    """The teacher goes 1 to so many levels down before the average takes over; as many as there
+    are bins makes it follow the whole path, so that less rests on what the student said before."""
     to_end: float = 0.5
     """Share of the samples that jump to level zero; the others jump anywhere below."""
     from_start: float = 0.25
@@ -34,8 +37,8 @@ class ConsistencyOptions:
     sigma_std: float = 1.4
 
     def __post_init__(self) -> None:
-        if self.bins < 2 or self.solver not in ('heun', 'euler'):
-            raise ValueError('bins must be at least 2, solver heun or euler')
+        if self.bins < 2 or self.ode_steps < 1 or self.solver not in ('heun', 'euler'):
+            raise ValueError('bins must be at least 2, ode_steps 1, solver heun or euler')
 
 
 def pseudo_huber(a: Tensor, b: Tensor, constant: float) -> Tensor:
@@ -47,8 +50,8 @@ def pseudo_huber(a: Tensor, b: Tensor, constant: float) -> Tensor:
 class Consistency:
     """Consistency trajectory model loss (Kim et al. 2024) as in Consistency Policy, corrected.
 
-    The student's jump s -> t is to meet the jump u -> t of its own moving average, begun where one
-    teacher step s -> u ends; both ends are carried to level zero by the moving average and
+    The student's jump s -> t is to meet the jump u -> t of its own moving average, begun where the
+    teacher's path s -> u ends; both ends are carried to level zero by the moving average and
     compared there. The carrying of the student's end is differentiated: under `no_grad`, as in
     the published code until July 2024, this term taught the student nothing.
     """
@@ -67,19 +70,21 @@ class Consistency:
                 + self.how.denoising_weight * self.denoising(x0, cond, rng))
 
     def draw_levels(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """Draw (s, u, t) [count]: a level, the next one below, and one at or below that."""
+        """Draw the numbers of levels s, u, t [count]: u below s, and t at or below u."""
         last = len(self.levels) - 1
         start = rng.integers(last, size=count) * (rng.random(count) >= self.how.from_start)
         end = rng.integers(start + 1, last + 1)
         end[rng.random(count) < self.how.to_end] = last
-        return self.levels[start], self.levels[start + 1], self.levels[end]
+        between = start + 1 + rng.integers(self.how.ode_steps, size=count)
+        return start, np.minimum(between, end), end
 
     def trajectory(self, x0: Tensor, cond: Tensor, rng: np.random.Generator) -> Tensor:
-        """Compare the student's jumps with its average's from one teacher step further."""
-        s, u, t = self.draw_levels(len(x0), rng)
+        """Compare the student's jumps with its average's from further down the teacher's path."""
+        start, between, end = self.draw_levels(len(x0), rng)
+        s, u, t = self.levels[start], self.levels[between], self.levels[end]
         x = x0 + wide(like(x0, s)) * gaussian(x0, rng)
         with torch.no_grad():
-            nearer = self.teacher_step(x, s, u, cond)
+            nearer = self.follow(x, start, between, cond)
             target = self.carry(self.from_to(self.average, nearer, u, t, cond), t, cond)
         reached = self.carry(jump(self.student, x, s, t, cond), t, cond)
         return pseudo_huber(reached, target, self.how.huber)
@@ -93,6 +98,16 @@ class Consistency:
         """Jump where s lies above t; elsewhere x is there already."""
         moved = jump(denoiser, x, np.maximum(s, self.how.sigma_min), t, cond)
         return torch.where(wide(like(x, s > t)) > 0, moved, x)
+
+    def follow(self, x: Tensor, start: np.ndarray, goal: np.ndarray, cond: Tensor) -> Tensor:
+        """Follow the teacher from level number `start` to `goal` [B], one level at a time."""
+        x, at = x.clone(), start.copy()
+        while (at < goal).any():
+            rows = np.flatnonzero(at < goal)
+            x[rows] = self.teacher_step(x[rows], self.levels[at[rows]],
+                                        self.levels[at[rows] + 1], cond[rows])
+            at[rows] += 1
+        return x
 
     def teacher_step(self, x: Tensor, s: np.ndarray, u: np.ndarray, cond: Tensor) -> Tensor:
         """Follow dx / d sigma = (x - D) / sigma from s to u (Karras et al. 2022, alg. 1)."""
