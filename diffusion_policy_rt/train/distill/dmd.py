@@ -45,7 +45,7 @@ def fastgen() -> ModuleType:
         return importlib.import_module('modelopt.torch.fastgen')
     except ImportError as error:
         raise DprtError(f'dmd2 needs {error.name or "modelopt.torch.fastgen"}; pip install '
-                        '"nvidia-modelopt>=0.45" requests huggingface_hub') from error
+                        '"diffusion_policy_rt[distill]"') from error
 
 
 def flow_time(sigma: float) -> float:
