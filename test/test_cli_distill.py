@@ -205,7 +205,8 @@ def test_a_recipe_that_contradicts_itself_gets_one_line(
 def test_dmd2_without_modelopt_says_what_to_install(toy, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, 'modelopt.torch.fastgen', None)
     assert distill(toy, tmp_path, 'dmd2') == 1
-    assert 'pip install "diffusion_policy_rt[distill]"' in capsys.readouterr().err.strip().splitlines()[-1]
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert 'pip install "diffusion_policy_rt[distill]"' in last
 
 
 def test_the_run_of_another_teacher_or_seed_is_refused(toy, tmp_path, capsys):

@@ -66,8 +66,8 @@ class Consistency:
 
     def student_loss(self, x0: Tensor, cond: Tensor, rng: np.random.Generator) -> Tensor:
         """Return the whole loss on data x0 [B, H, A]."""
-        return (self.trajectory(x0, cond, rng)
-                + self.how.denoising_weight * self.denoising(x0, cond, rng))
+        loss, weight = self.trajectory(x0, cond, rng), self.how.denoising_weight
+        return loss + weight * self.denoising(x0, cond, rng) if weight else loss
 
     def draw_levels(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
         """Draw the numbers of levels s, u, t [count]: u below s, and t at or below u."""
@@ -96,8 +96,11 @@ class Consistency:
     def from_to(self, denoiser: Denoiser, x: Tensor, s: np.ndarray, t: np.ndarray,
                 cond: Tensor) -> Tensor:
         """Jump where s lies above t; elsewhere x is there already."""
-        moved = jump(denoiser, x, np.maximum(s, self.how.sigma_min), t, cond)
-        return torch.where(wide(like(x, s > t)) > 0, moved, x)
+        rows = np.flatnonzero(s > t)
+        if len(rows):
+            x = x.clone()
+            x[rows] = jump(denoiser, x[rows], s[rows], t[rows], cond[rows])
+        return x
 
     def follow(self, x: Tensor, start: np.ndarray, goal: np.ndarray, cond: Tensor) -> Tensor:
         """Follow the teacher from level number `start` to `goal` [B], one level at a time."""
