@@ -63,7 +63,7 @@ class Both:
 
 BOTH = Both()
 SMALL = {
-    'consistency': {'sigma_max': 10.0, 'bins': 15, 'sigma_mean': -1.0},
+    'consistency': {'sigma_max': 10.0, 'bins': 16, 'sigma_mean': -1.0},
     'dmd2': {'sigma_mean': -1.0, 'sigma_std': 1.2, 'student_every': 3,
              'sigmas': [5.0, 2.0, 1.0, 0.5], 'emphasis': 2},
     'onedp-s': {'sigma_mean': -1.0, 'levels': [2.5, 1.2, 0.6, 0.3]},

@@ -16,9 +16,10 @@ from diffusion_policy_rt.train.distill.denoiser import Denoiser, gaussian, jump,
 class ConsistencyOptions:
     """What `consistency` can be told."""
 
-    bins: int = 22
-    """Levels of the teacher's path; 7 k + 1 and 3 k + 1 contain those of 8 and 4 steps."""
+    bins: int = 16
+    """Levels of the teacher's path above zero; a multiple of the most steps contains theirs."""
     sigma_min: float = 0.02
+    """The level that the path takes for zero."""
     sigma_max: float = 10.0
     solver: str = 'heun'
     """The teacher's step between two levels: `heun` or `euler`."""
@@ -62,7 +63,8 @@ class Consistency:
                  how: ConsistencyOptions) -> None:
         self.student, self.average, self.teacher = student, average, teacher
         self.how, self.sigma_data = how, sigma_data
-        self.levels = np.array([*karras_sigmas(how.bins, how.sigma_min, how.sigma_max), 0.0])
+        self.levels = karras_sigmas(how.bins + 1, how.sigma_min, how.sigma_max)
+        self.levels[-1] = 0.0
 
     def student_loss(self, x0: Tensor, cond: Tensor, rng: np.random.Generator) -> Tensor:
         """Return the whole loss on data x0 [B, H, A]."""
