@@ -63,7 +63,7 @@ class Both:
 
 BOTH = Both()
 SMALL = {
-    'consistency': {'sigma_max': 10.0, 'bins': 16, 'sigma_mean': -1.0},
+    'consistency': {'bins': 8, 'ode_steps': 4, 'denoising_weight': 0.1},
     'dmd2': {'sigma_mean': -1.0, 'sigma_std': 1.2, 'student_every': 3,
              'sigmas': [5.0, 2.0, 1.0, 0.5], 'emphasis': 2},
     'onedp-s': {'sigma_mean': -1.0, 'levels': [2.5, 1.2, 0.6, 0.3]},
@@ -145,7 +145,7 @@ def draw(student, spec, steps, cond, count=4000):
     return rollout(student, spec, steps, noise, torch.full((count, 1), float(cond)))
 
 
-UPDATES = {'consistency': 500, 'dmd2': 300, 'onedp-s': 400, 'meanflow': 800}
+UPDATES = {'consistency': 400, 'dmd2': 300, 'onedp-s': 400, 'meanflow': 800}
 
 
 @pytest.mark.parametrize('name', UPDATES)

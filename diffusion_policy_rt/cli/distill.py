@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if not world.leads:
         return
     facts = {
-        'training': {'method': args.method, 'teacher': teacher.digest, 'recipe': recipe.source,
+        'training': {'method': args.method, 'teacher': run.digest, 'recipe': recipe.source,
                      **run.facts, 'seed': args.seed, 'hours': run.history.seconds / 3600,
                      'epochs': len(run.history.train), 'best_epoch': run.best['epoch'],
                      'measures': run.history.measures[run.best['epoch'] - 1],

@@ -62,8 +62,10 @@ class Distillation:
     def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Path, out: Path, seed: int,
                  world: World) -> None:
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
-        self.method, self.digest = METHODS[recipe.method], teacher.digest
+        self.method = METHODS[recipe.method]
         self.teacher, plan = load_policy(teacher), teacher_recipe(teacher)
+        # not the bundle's own digest, which changes when it is evaluated
+        self.digest = str(teacher.files['weights.safetensors']['sha256'])
         self.teacher.requires_grad_(False).to(world.device)
         self._read(teacher, plan, data)
         torch.manual_seed(seed)
