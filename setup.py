@@ -53,6 +53,8 @@ SIM = ['gym-pusht']
 DEMO = [*SIM, 'matplotlib', 'rosbags', 'tqdm']
 TRAIN = ['av', 'onnx', 'pyarrow', 'safetensors', 'torch>=2.8', 'tqdm',
          'zarr>=3; python_version >= "3.11"', 'zarr<3; python_version < "3.11"']
+# modelopt imports the last two without declaring them
+DISTILL = [*TRAIN, 'huggingface_hub', 'nvidia-modelopt>=0.45', 'requests']
 
 setup(
     name=NAME,
@@ -79,6 +81,7 @@ setup(
         'sim': SIM,
         'demo': DEMO,
         'train': TRAIN,
+        'distill': DISTILL,
         'test': [*DEMO, *TRAIN, 'colcon-ros', 'hypothesis', 'pytest', 'setuptools'],
         'check': ['mypy', 'ruff', 'types-PyYAML'],
         # for machines without a ROS 2 installation: real rclpy over real DDS

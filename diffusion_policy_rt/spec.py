@@ -15,8 +15,11 @@ from diffusion_policy_rt.errors import SpecError
 T = TypeVar('T')
 
 
-KINDS: Mapping[str, tuple[type, ...]] = {'int': (int,), 'float': (int, float), 'str': (str,)}
+KINDS: Mapping[str, tuple[type, ...]] = {
+    'int': (int,), 'float': (int, float), 'str': (str,), 'bool': (bool,)}
 """What JSON may hold in a field of this annotation."""
+
+SAMPLERS = ('ddim', 'ancestral', 'renoise', 'point')
 
 
 def _tuple(values: Sequence[Any], kind: type) -> tuple[Any, ...]:
@@ -39,7 +42,9 @@ def build(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         raise SpecError(f'{where}: key {missing[0]!r} is missing')
     for name, value in data.items():
         kinds = KINDS.get(str(known[name].type))
-        if kinds and (not isinstance(value, kinds) or isinstance(value, bool)):
+        # a bool is an int to Python, not to us
+        if kinds and (not isinstance(value, kinds)
+                      or isinstance(value, bool) and bool not in kinds):
             raise SpecError(f'{where}: {name} must be of type {known[name].type}, found {value!r}')
     try:
         return cls(**data)
@@ -164,6 +169,8 @@ class Preconditioning:
     """Standard deviation of the normalised actions; 1 for `ddpm`."""
     levels: tuple[float, ...] = ()
     """`ddpm`: the noise level sigma of each training step, rising."""
+    stop_time: bool = False
+    """Whether the network is also told the level that the step goes to (Kim et al. 2024)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'levels', _tuple(self.levels, float))
@@ -183,7 +190,8 @@ class Schedule:
     """The noise levels that one sampling run visits; it ends at zero, which is not listed."""
 
     kind: str
-    """`ddim` (deterministic, Song et al. 2021) or `ancestral` (Ho et al. 2020)."""
+    """`ddim` (deterministic, Song et al. 2021), `ancestral` (Ho et al. 2020), `renoise` (fresh
+    noise on the estimate, Song et al. 2023, alg. 1) or `point` (`ddim` from zeros, not noise)."""
     sigmas: tuple[float, ...]
     """Falling noise levels, one network call each."""
     noise_scale: float = 1.0
@@ -191,8 +199,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'sigmas', _tuple(self.sigmas, float))
-        if self.kind not in ('ddim', 'ancestral'):
-            raise SpecError(f'schedule kind {self.kind!r}: use ddim or ancestral')
+        if self.kind not in SAMPLERS:
+            raise SpecError(f'schedule kind {self.kind!r}: use one of {", ".join(SAMPLERS)}')
         falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:]))
         if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
             raise SpecError('schedule: sigmas must be positive, finite and falling')

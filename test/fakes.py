@@ -72,7 +72,7 @@ class FakeEngine:
         powers = np.arange(1, self.spec.camera(camera).latent_dim + 1)
         return (gain * np.array([(image ** k).mean() for k in powers])).astype(np.float32)
 
-    def denoise(self, x, sigma, cond):
+    def denoise(self, x, sigma, cond, stop=0.0):
         """Return a smooth function of everything that it is given."""
         self._spend(self.denoise_ns)
         self.denoised.append(sigma)

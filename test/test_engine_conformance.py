@@ -78,7 +78,8 @@ def test_a_sample_of_n_steps_is_that_of_the_network(exported, engine, model, kin
     _, cond, noise = inputs(spec)
     networks = (made.network, reference(policy))
     result, expected = (sample(
-        lambda x, s, f=network: denoise(f, spec.precond, x, s, cond), spec.schedule(n), noise,
+        lambda x, s, stop, f=network: denoise(f, spec.precond, x, s, cond, stop),
+        spec.schedule(n), noise,
         spec.precond.sigma_data, spec.clip) for network in networks)
     close(result, expected)
 

@@ -19,7 +19,7 @@ LEVELS = squared_cosine_levels(100)
 pairs = st.tuples(st.floats(0.01, 100), st.floats(0.01, 0.99)).map(lambda p: (p[0], p[0] * p[1]))
 
 
-def exact(x, sigma):
+def exact(x, sigma, stop=0.0):
     """E[x0 | x] of data N(MU, DEVIATION^2) under noise sigma."""
     return (DEVIATION**2 * x + sigma**2 * MU) / (DEVIATION**2 + sigma**2)
 
@@ -54,7 +54,7 @@ def test_many_steps_of_the_exact_denoiser_give_mean_and_deviation_of_the_data(ki
 def test_an_ancestral_step_is_the_posterior_of_ho_et_al_eq_7(sigmas, noise, x0, seed):
     seen = []
     schedule = Schedule('ancestral', sigmas)
-    sample(lambda x, _: seen.append(x) or np.full_like(x, x0), schedule, np.full((1, 1), noise),
+    sample(lambda x, *_: seen.append(x) or np.full_like(x, x0), schedule, np.full((1, 1), noise),
            1.0, None, np.random.default_rng(seed))
     fresh = np.random.default_rng(seed).standard_normal((1, 1))
     kept, kept_next = (1 / (1 + s**2) for s in sigmas)  # alpha bar of t and of t - 1
@@ -69,7 +69,7 @@ def test_an_ancestral_step_is_the_posterior_of_ho_et_al_eq_7(sigmas, noise, x0, 
 @given(pairs, st.floats(-3, 3), st.floats(-3, 3))
 def test_a_ddim_step_keeps_the_predicted_noise(sigmas, noise, x0):
     seen = []
-    sample(lambda x, _: seen.append(x) or np.full_like(x, x0), Schedule('ddim', sigmas),
+    sample(lambda x, *_: seen.append(x) or np.full_like(x, x0), Schedule('ddim', sigmas),
            np.full((1, 1), noise))
     np.testing.assert_allclose((seen[0] - x0) / sigmas[0], (seen[1] - x0) / sigmas[1], atol=1e-6)
 
@@ -79,7 +79,7 @@ def test_a_ddim_step_keeps_the_predicted_noise(sigmas, noise, x0):
 def test_there_is_one_clipped_estimate_per_network_call(kind, n, clip):
     calls = []
 
-    def network(x, sigma):
+    def network(x, sigma, stop):
         calls.append(sigma)
         return 10 * x
 
@@ -93,7 +93,7 @@ def test_there_is_one_clipped_estimate_per_network_call(kind, n, clip):
 @pytest.mark.parametrize('clip', [None, 1.0])
 def test_clipping_never_makes_a_non_finite_estimate_finite(bad, clip):
     schedule = Schedule('ddim', (1.0,))
-    x = sample(lambda x, _: np.full_like(x, bad), schedule, np.zeros((1, 1)), 1, clip)
+    x = sample(lambda x, *_: np.full_like(x, bad), schedule, np.zeros((1, 1)), 1, clip)
     assert not np.isfinite(x).any()
 
 

@@ -42,11 +42,14 @@ class OnnxEngine:
         """Encode float32 [3, h, w] to float32 [L]."""
         return self._encoders[camera].run(None, {'image': image[None]})[0][0]
 
-    def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray) -> np.ndarray:
+    def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
+                *c_stop: float) -> np.ndarray:
         """Run the raw network: x float32 [H, A], cond float32 [C] to float32 [H, A]."""
-        return self._denoiser.run(None, {
-            'x': x[None], 'c_noise': np.array([c_noise], np.float32), 'cond': cond[None]})[0][0]
+        levels = {name: np.array([level], np.float32)
+                  for name, level in zip(('c_noise', 'c_stop'), (c_noise, *c_stop))}
+        return self._denoiser.run(None, {'x': x[None], 'cond': cond[None], **levels})[0][0]
 
-    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray) -> np.ndarray:
+    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
+                stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]."""
-        return denoise(self.network, self._precond, x, sigma, cond)
+        return denoise(self.network, self._precond, x, sigma, cond, stop)

@@ -13,6 +13,17 @@ from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.runtime.precond import denoise
 
 
+def load_policy(bundle: Bundle) -> Policy:
+    """Build the bundle's networks with their weights; EngineError where these do not fit."""
+    policy = Policy(bundle.spec, bundle.model)
+    try:
+        policy.load_state_dict(load_file(bundle.path('weights.safetensors')))
+    except (RuntimeError, SafetensorError) as error:
+        raise EngineError(f'{bundle.folder}: the weights do not fit the model: '
+                          f'{str(error).splitlines()[-1].strip()}') from error
+    return policy.eval()
+
+
 class TorchEngine:
     """Encoder and Denoiser in eager torch."""
 
@@ -22,13 +33,7 @@ class TorchEngine:
         torch.set_num_threads(threads)
         self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         self._precond = bundle.spec.precond
-        policy = Policy(bundle.spec, bundle.model)
-        try:
-            policy.load_state_dict(load_file(bundle.path('weights.safetensors')))
-        except (RuntimeError, SafetensorError) as error:
-            raise EngineError(f'{bundle.folder}: the weights do not fit the model: '
-                              f'{str(error).splitlines()[-1].strip()}') from error
-        self._policy = policy.to(self._device).eval()
+        self._policy = load_policy(bundle).to(self._device)
         self.dtypes = {name.split('.')[0]: str(p.dtype).removeprefix('torch.')
                        for name, p in self._policy.named_parameters()}
 
@@ -39,14 +44,17 @@ class TorchEngine:
         return self._policy.encoders[camera](batch)[0].cpu().numpy()
 
     @torch.inference_mode()
-    def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray) -> np.ndarray:
+    def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
+                *c_stop: float) -> np.ndarray:
         """Run the raw network: x float32 [H, A], cond float32 [C] to float32 [H, A]."""
         tensors = (torch.from_numpy(np.ascontiguousarray(a[None])).to(self._device)
                    for a in (x, cond))
-        level = torch.tensor([c_noise], dtype=torch.float32, device=self._device)
+        levels = [torch.tensor([c], dtype=torch.float32, device=self._device)
+                  for c in (c_noise, *c_stop)]
         sample, condition = tensors
-        return self._policy.denoiser(sample, level, condition)[0].cpu().numpy()
+        return self._policy.denoiser(sample, levels[0], condition, *levels[1:])[0].cpu().numpy()
 
-    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray) -> np.ndarray:
+    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
+                stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]."""
-        return denoise(self.network, self._precond, x, sigma, cond)
+        return denoise(self.network, self._precond, x, sigma, cond, stop)

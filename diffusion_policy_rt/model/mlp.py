@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffusion_policy_rt.model.blocks import step_encoder
+from diffusion_policy_rt.model.blocks import step_encoder, stop_encoder
 
 
 class ResidualLayer(nn.Module):
@@ -26,16 +26,20 @@ class ResidualLayer(nn.Module):
 class MLPDenoiser(nn.Module):
     """Raw network F: x [B, H, A], c_noise [B], cond [B, C] -> [B, H, A].
 
-    The condition is embedded with products of pairs of linear features (a bilinear layer), because
-    what matters in manipulation - where the tool is in the object's frame - is bilinear in
-    positions and orientations.
+    With `stop_time` it takes c_stop [B] too, of the level that the step goes to. The condition is
+    embedded with products of pairs of linear features (a bilinear layer), because what matters in
+    manipulation - where the tool is in the object's frame - is bilinear in positions and
+    orientations. `step_frequency` is the highest of the level's embedding [rad per unit].
     """
 
     def __init__(self, action_dim: int, horizon: int, cond_dim: int, width: int = 512,
-                 layers: int = 3, step_dim: int = 64) -> None:
+                 layers: int = 3, step_dim: int = 64,
+                 stop_time: bool = False, step_frequency: float = 1.0) -> None:
         super().__init__()
         self.shape = (horizon, action_dim)
-        self.step_encoder = step_encoder(step_dim)
+        self.step_encoder = step_encoder(step_dim, step_frequency)
+        self.stop_encoder = (
+            stop_encoder(step_dim, step_frequency) if stop_time else None)
         self.left, self.right = nn.Linear(cond_dim, width), nn.Linear(cond_dim, width)
         self.cond = nn.Sequential(
             nn.Linear(width + cond_dim, width), nn.Mish(), nn.Linear(width, width))
@@ -43,10 +47,14 @@ class MLPDenoiser(nn.Module):
         self.layers = nn.ModuleList(ResidualLayer(width, step_dim + width) for _ in range(layers))
         self.outputs = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, horizon * action_dim))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
+                c_stop: Tensor | None = None) -> Tensor:
+        level = self.step_encoder(c_noise)
+        if self.stop_encoder is not None:
+            level = level + self.stop_encoder(c_stop)
         pairs = self.left(cond) * self.right(cond)
         observed = self.cond(torch.cat((pairs, cond), dim=-1))
-        features = torch.cat((self.step_encoder(c_noise), observed), dim=-1)
+        features = torch.cat((level, observed), dim=-1)
         h = self.inputs(x.flatten(1)) + observed
         for layer in self.layers:
             h = layer(h, features)

@@ -34,6 +34,12 @@ def make_encoder(config: Mapping[str, Any]) -> nn.Module:
     return _make(ENCODERS, config, 'encoder')
 
 
+def make_denoiser(spec: PolicySpec, config: Mapping[str, Any]) -> nn.Module:
+    """Build the raw network that `config` ({'kind': 'unet' | 'mlp', ...}) describes."""
+    return _make(DENOISERS, config, 'denoiser', action_dim=len(spec.action),
+                 horizon=spec.horizon, cond_dim=spec.cond_dim)
+
+
 class Policy(nn.Module):
     """One encoder per camera and one denoiser.
 
@@ -50,9 +56,11 @@ class Policy(nn.Module):
             if made != camera.latent_dim:
                 raise SpecError(f'camera {camera.name}: the encoder makes {made} values, '
                                 f'the spec says {camera.latent_dim}')
-        self.denoiser = _make(DENOISERS, model.get('denoiser', {}), 'denoiser',
-                              action_dim=len(spec.action), horizon=spec.horizon,
-                              cond_dim=spec.cond_dim)
+        told = bool(model.get('denoiser', {}).get('stop_time', False))
+        if told != spec.precond.stop_time:
+            raise SpecError(f'policy {spec.name}: the denoiser has stop_time {told}, the '
+                            f'preconditioning {spec.precond.stop_time}; make them equal')
+        self.denoiser = make_denoiser(spec, model.get('denoiser', {}))
 
     def condition(self, latents: Mapping[str, Tensor], states: Tensor) -> Tensor:
         """Join latents {camera: [B, n_obs, L]} and normalised states [B, n_obs, S] to [B, C].

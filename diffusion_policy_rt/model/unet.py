@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from diffusion_policy_rt.model.blocks import step_encoder
+from diffusion_policy_rt.model.blocks import step_encoder, stop_encoder
 
 
 class Conv1dBlock(nn.Module):
@@ -53,16 +53,20 @@ class ResidualBlock(nn.Module):
 class ConditionalUnet1D(nn.Module):
     """Raw network F: x [B, H, A], c_noise [B], cond [B, C] -> [B, H, A].
 
-    H must be divisible by 2 ** (len(down_dims) - 1).
+    H must be divisible by 2 ** (len(down_dims) - 1). With `stop_time` it takes c_stop [B] too, of
+    the level that the step goes to; `step_frequency` is the highest of the level's embedding.
     """
 
     def __init__(self, action_dim: int, horizon: int, cond_dim: int,
                  down_dims: Sequence[int] = (512, 1024, 2048), kernel_size: int = 5,
-                 groups: int = 8, step_dim: int = 128, film_scale: bool = True) -> None:
+                 groups: int = 8, step_dim: int = 128, film_scale: bool = True,
+                 stop_time: bool = False, step_frequency: float = 1.0) -> None:
         super().__init__()
         if horizon % 2 ** (len(down_dims) - 1):
             raise ValueError(f'horizon {horizon} is not divisible by {2 ** (len(down_dims) - 1)}')
-        self.diffusion_step_encoder = step_encoder(step_dim)
+        self.diffusion_step_encoder = step_encoder(step_dim, step_frequency)
+        self.stop_encoder = (
+            stop_encoder(step_dim, step_frequency) if stop_time else None)
         dims = [action_dim, *down_dims]
         common = (step_dim + cond_dim, kernel_size, groups, film_scale)
         last = len(down_dims) - 1
@@ -81,8 +85,12 @@ class ConditionalUnet1D(nn.Module):
             Conv1dBlock(down_dims[0], down_dims[0], kernel_size, groups),
             nn.Conv1d(down_dims[0], action_dim, 1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor) -> Tensor:
-        features = torch.cat((self.diffusion_step_encoder(c_noise), cond), dim=-1)
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
+                c_stop: Tensor | None = None) -> Tensor:
+        level = self.diffusion_step_encoder(c_noise)
+        if self.stop_encoder is not None:
+            level = level + self.stop_encoder(c_stop)
+        features = torch.cat((level, cond), dim=-1)
         x = x.transpose(1, 2)
         skips = []
         for level in self.down_modules:

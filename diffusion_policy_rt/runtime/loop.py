@@ -160,8 +160,9 @@ class PolicyLoop:
         if noise is None:
             noise = rng.standard_normal((spec.horizon, len(spec.action)), np.float32)
         cond = condition(spec, latents, observation.states)
-        normalised = sample(lambda x, sigma: self.engine.denoise(x, sigma, cond),
-                            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng)
+        normalised = sample(
+            lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop),
+            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng)
         if not np.isfinite(normalised).all():
             return None
         start = observation.stamp_ns - (spec.n_obs - 1) * spec.step_ns

@@ -17,10 +17,12 @@ class Encoder(Protocol):
 class Denoiser(Protocol):
     """Estimates the clean chunk under a noisy one."""
 
-    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray) -> np.ndarray:
+    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
+                stop: float = 0.0) -> np.ndarray:
         """Return E[x0 | x] for x = x0 + sigma noise: float64 [H, A] from [H, A] and cond [C].
 
-        Actions are normalised; cond is float32, of `runtime.observation.condition`.
+        Actions are normalised; cond is float32, of `runtime.observation.condition`. `stop` is the
+        level that the step goes to; networks without `stop_time` are not told.
         """
 
 

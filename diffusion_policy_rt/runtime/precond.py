@@ -9,8 +9,10 @@ import numpy as np
 
 from diffusion_policy_rt.spec import Preconditioning
 
-Network = Callable[[np.ndarray, float, np.ndarray], np.ndarray]
-"""(x float32 [H, A], c_noise, cond float32 [C]) -> float32 [H, A]"""
+Network = Callable[..., np.ndarray]
+"""(x float32 [H, A], c_noise, cond float32 [C][, c_stop]) -> float32 [H, A]"""
+STOP_FLOOR = 1e-3
+"""The level that stands for zero where a network is told the level it goes to."""
 
 
 class Coefficients(NamedTuple):
@@ -46,9 +48,20 @@ def coefficients(precond: Preconditioning, sigma: np.ndarray | float) -> Coeffic
                         total**-0.5, 250 * np.log(sigma))
 
 
+def stop_noise(precond: Preconditioning, stop: np.ndarray | float) -> np.ndarray:
+    """Return c_stop, what a two-time network sees of the level it goes to; of stop's shape."""
+    return coefficients(precond, np.maximum(stop, STOP_FLOOR)).c_noise
+
+
 def denoise(network: Network, precond: Preconditioning, x: np.ndarray, sigma: float,
-            cond: np.ndarray) -> np.ndarray:
-    """Return the denoised estimate of x float64 [H, A] at level sigma, float64 [H, A]."""
+            cond: np.ndarray, stop: float = 0.0) -> np.ndarray:
+    """Return the denoised estimate of x float64 [H, A] at level sigma, float64 [H, A].
+
+    `stop` is the level that the step goes to, for networks with `stop_time`; for them the estimate
+    is where the straight line through x and the end of the jump hits level zero, so that the
+    sampler's `ddim` step is the jump (CTM: Kim et al. 2024; MeanFlow: Geng et al. 2025).
+    """
     c_skip, c_out, c_in, c_noise = coefficients(precond, sigma)
-    output = network((c_in * x).astype(np.float32), float(c_noise), cond)
+    told = (float(stop_noise(precond, stop)),) if precond.stop_time else ()
+    output = network((c_in * x).astype(np.float32), float(c_noise), cond, *told)
     return c_skip * x + c_out * output

@@ -8,42 +8,53 @@ import numpy as np
 
 from diffusion_policy_rt.spec import Schedule
 
-Denoise = Callable[[np.ndarray, float], np.ndarray]
-"""(x float64 [H, A], sigma) -> denoised estimate float64 [H, A]"""
+Denoise = Callable[[np.ndarray, float, float], np.ndarray]
+"""(x float64 [..., H, A], sigma, sigma_next) -> denoised estimate float64 [..., H, A]"""
 
 
 def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_data: float,
               clip: float | None, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield the denoised estimate after each network call, float64 [H, A]; each is a usable chunk.
+    """Yield the denoised estimate of each network call, float64 [..., H, A]; each is usable.
 
-    `noise` is standard normal [H, A]; it is scaled to the deviation that noisy data have at the
-    first level, so that one step from any level is what the network was trained on. Between levels
+    `noise` is standard normal [..., H, A]; it is scaled to the deviation that noisy data have at
+    the first level, so that one step from any level is what the network was trained on. Between
+    levels
 
         ddim       x_next = x0 + (s_next / s) (x - x0)          Song et al. 2021, eta = 0
         ancestral  x_next = x0 + (s_next / s)^2 (x - x0)        Ho et al. 2020, eq. 7, for x0 + s n
                             + g s_next sqrt(1 - (s_next / s)^2) n
+        renoise    x_next = x0 + g s_next n                     Song et al. 2023, alg. 1
+        point      ddim, but from zeros: a student that was given no noise
 
     where g is the schedule's `noise_scale`: 1, or less for fewer stray samples in few steps.
     """
     sigmas = schedule.sigmas
-    x = np.asarray(noise, float) * np.hypot(sigmas[0], sigma_data)
+    start = 0.0 if schedule.kind == 'point' else np.hypot(sigmas[0], sigma_data)
+    x = np.asarray(noise, float) * start
     for sigma, sigma_next in zip(sigmas, (*sigmas[1:], 0.0)):
-        x0 = denoise(x, sigma)
+        x0 = denoise(x, sigma, sigma_next)
         x0 = np.where(np.isfinite(x0), x0, np.nan)  # or clipping would make infinity look sound
         if clip is not None:
             x0 = np.clip(x0, -clip, clip)
         yield x0
-        ratio = sigma_next / sigma
-        if schedule.kind == 'ddim' or not ratio:
-            x = x0 + ratio * (x - x0)
-        else:
-            fresh = schedule.noise_scale * rng.standard_normal(x.shape)
-            x = x0 + ratio**2 * (x - x0) + sigma_next * np.sqrt(1 - ratio**2) * fresh
+        if sigma_next:
+            x = _step(schedule, x, x0, sigma, sigma_next, rng)
+
+
+def _step(schedule: Schedule, x: np.ndarray, x0: np.ndarray, sigma: float, sigma_next: float,
+          rng: np.random.Generator) -> np.ndarray:
+    ratio = sigma_next / sigma
+    if schedule.kind in ('ddim', 'point'):
+        return x0 + ratio * (x - x0)
+    fresh = schedule.noise_scale * rng.standard_normal(x.shape)
+    if schedule.kind == 'renoise':
+        return x0 + sigma_next * fresh
+    return x0 + ratio**2 * (x - x0) + sigma_next * np.sqrt(1 - ratio**2) * fresh
 
 
 def sample(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_data: float = 1.0,
            clip: float | None = None, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return the last of `estimates`: a sample, float64 [H, A]."""
+    """Return the last of `estimates`: a sample, float64 [..., H, A]."""
     rng = rng if rng is not None else np.random.default_rng(0)
     *_, last = estimates(denoise, schedule, noise, sigma_data, clip, rng)
     return last

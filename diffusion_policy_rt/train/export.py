@@ -56,9 +56,11 @@ def graphs(policy: Policy) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor]
         f'encoder_{c.name}': (policy.encoders[c.name],
                               {'image': torch.zeros(1, 3, *c.input_size)}, 'latent')
         for c in spec.cameras}
-    made['denoiser'] = (policy.denoiser, {
-        'x': torch.zeros(1, spec.horizon, len(spec.action)), 'c_noise': torch.zeros(1),
-        'cond': torch.zeros(1, spec.cond_dim)}, 'output')
+    inputs = {'x': torch.zeros(1, spec.horizon, len(spec.action)), 'c_noise': torch.zeros(1),
+              'cond': torch.zeros(1, spec.cond_dim)}
+    if spec.precond.stop_time:
+        inputs['c_stop'] = torch.zeros(1)
+    made['denoiser'] = (policy.denoiser, inputs, 'output')
     return made
 
 
@@ -109,8 +111,9 @@ def check_parity(bundle: Bundle, tolerance: float = 1e-4) -> float:
         worst = max(worst, _difference(*(e.encode(camera.name, image) for e in engines)))
     cond = rng.standard_normal(spec.cond_dim).astype(np.float32)
     noise = rng.standard_normal((spec.horizon, len(spec.action)))
-    for sigma in {s.sigmas[0] for s in spec.schedules.values()}:
-        worst = max(worst, _difference(*(e.denoise(sigma * noise, sigma, cond) for e in engines)))
+    for sigma, stop in {(*s.sigmas, 0.0)[:2] for s in spec.schedules.values()}:
+        worst = max(worst, _difference(*(
+            e.denoise(sigma * noise, sigma, cond, stop) for e in engines)))
     if worst > tolerance:
         raise EngineError(f'{bundle.folder}: torch and onnxruntime differ by {worst:.2g}')
     return worst

@@ -52,6 +52,8 @@ class Optimisation:
     warmup_steps: int = 500
     ema_decay: float = 0.9995
     clip_norm: float = 1.0
+    beta1: float = 0.95
+    """AdamW's decay of the gradient's mean."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,12 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """Read a recipe file, or a shipped recipe by its name (config/recipes/NAME.yaml)."""
+    """Read a training recipe: a file, or a shipped one by its name."""
+    return parse_recipe(read_recipe(name))
+
+
+def read_recipe(name: str | Path) -> Mapping[str, Any]:
+    """Read a recipe's YAML: a file, or config/recipes/NAME.yaml; {} where it holds no mapping."""
     path = Path(name)
     if not path.is_file():
         path = find(f'config/recipes/{Path(name).stem}.yaml') or path
@@ -134,4 +141,4 @@ def load_recipe(name: str | Path) -> Recipe:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise DataError(f'{path} is no YAML: {str(error).splitlines()[0]}') from error
-    return parse_recipe(data if isinstance(data, Mapping) else {})
+    return data if isinstance(data, Mapping) else {}

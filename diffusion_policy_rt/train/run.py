@@ -15,15 +15,15 @@ from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.model.policy import Policy, make_encoder
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
+from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
 from diffusion_policy_rt.train.data import Dataset, read_dataset
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
-from diffusion_policy_rt.train.pixels import fit_all, to_inputs
+from diffusion_policy_rt.train.pixels import fit_all
 from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
 from diffusion_policy_rt.train.trainer import History, Objective, Trainer
-from diffusion_policy_rt.train.windows import (
-    Windows, condition_rows, make_windows, split_episodes)
+from diffusion_policy_rt.train.windows import Windows, make_windows, split_episodes
 
 
 class Training:
@@ -81,22 +81,12 @@ class Training:
             targets.astype(np.float32), self.held_out, how.max_shift, self.world.device)
         self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how)
 
-    @torch.no_grad()
-    def _latents(self, camera: CameraSpec) -> np.ndarray:
-        encoder = self.policy.encoders[camera.name].eval()
-        parts = torch.from_numpy(self.images[camera.name]).split(256)
-        still = torch.zeros(256, 2, dtype=torch.long)
-        return torch.cat([encoder(to_inputs(part, camera, still[:len(part)]).to(self.world.device))
-                          for part in parts]).cpu().numpy()
-
     def _latent_objective(self) -> LatentObjective:
-        latents = {c.name: self._latents(c) for c in self.spec.cameras}
-        conditions = condition_rows(self.spec, latents, self.states, self.windows)
-        per_instant = [self.recipe.train.latent_noise] * sum(
-            c.latent_dim for c in self.spec.cameras) + [0.0] * len(self.spec.state)
+        conditions = frozen_conditions(self.policy, self.images, self.states, self.windows,
+                                       self.world.device)
         return LatentObjective(self.policy, conditions, self.chunks, self.held_out,
-                               np.tile(per_instant, self.spec.n_obs), self.recipe.train,
-                               self.world.device)
+                               latent_deviation(self.spec, self.recipe.train.latent_noise),
+                               self.recipe.train, self.world.device)
 
 
 def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:

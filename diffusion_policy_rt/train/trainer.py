@@ -40,6 +40,8 @@ class History:
 
     train: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
+    measures: list[dict[str, float]] = field(default_factory=list)
+    """What else was measured at the end of each epoch, by name."""
     seconds: float = 0.0
     """Time spent training, over all resumptions."""
 
@@ -61,9 +63,12 @@ class Trainer:
         self.step = 0
         self.per_epoch = max(1, len(objective.train_rows) // how.batch_size)
         self.total = how.epochs * self.per_epoch
-        self.optimiser = torch.optim.AdamW(
-            self.module.parameters(), lr=how.learning_rate, betas=(0.95, 0.999),
-            weight_decay=how.weight_decay)
+        self.optimiser = self._optimiser(self.module)
+
+    def _optimiser(self, module: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(module.parameters(), lr=self.how.learning_rate,
+                                 betas=(self.how.beta1, 0.999),
+                                 weight_decay=self.how.weight_decay)
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate: linear warm-up, then a cosine to zero."""
@@ -82,22 +87,30 @@ class Trainer:
 
     def train_step(self) -> float:
         """Take one optimiser step and return its loss."""
-        for group in self.optimiser.param_groups:
-            group['lr'] = self.rate_at(self.step)
-        rng = np.random.default_rng((self.seed, self.step, self.world.rank))
         self.module.train()
-        loss = self.objective.loss(self.module, self.rows_at(self.step), rng)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.world.average_gradients(self.module)
-        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.how.clip_norm)
-        if not torch.isfinite(norm):
-            raise DprtError(f'the loss became non-finite at step {self.step}; the last good '
-                            f'checkpoint is {self.checkpoint}; lower the learning rate')
-        self.optimiser.step()
+        loss = self.objective.loss(self.module, self.rows_at(self.step), self.rng())
+        self.descend(loss, self.module, self.optimiser, self.rate_at(self.step))
         self.ema.update(self.module, self.step)
         self.step += 1
         return loss.item()
+
+    def rng(self) -> np.random.Generator:
+        """Return the source of this step's random choices, in this process."""
+        return np.random.default_rng((self.seed, self.step, self.world.rank))
+
+    def descend(self, loss: Tensor, module: nn.Module, optimiser: torch.optim.Optimizer,
+                rate: float) -> None:
+        """Move `module` down the loss; DprtError, and nothing moved, where it is not finite."""
+        for group in optimiser.param_groups:
+            group['lr'] = rate
+        optimiser.zero_grad()
+        loss.backward()
+        self.world.average_gradients(module)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), self.how.clip_norm)
+        if not torch.isfinite(norm):
+            raise DprtError(f'the loss became non-finite at step {self.step}; the last good '
+                            f'checkpoint is {self.checkpoint}; lower the learning rate')
+        optimiser.step()
 
     def save(self) -> None:
         """Write the checkpoint: whole, or not at all."""
@@ -105,11 +118,24 @@ class Trainer:
             return
         partial = self.checkpoint.with_suffix('.partial')
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({'module': self.module.state_dict(), 'ema': self.ema.module.state_dict(),
-                    'optimiser': self.optimiser.state_dict(), 'step': self.step,
-                    'train': self.history.train, 'validation': self.history.validation,
-                    'seconds': self.history.seconds, 'fingerprint': self.fingerprint}, partial)
+        torch.save(self.state(), partial)
         os.replace(partial, self.checkpoint)
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the run depends on."""
+        return {'module': self.module.state_dict(), 'ema': self.ema.module.state_dict(),
+                'optimiser': self.optimiser.state_dict(), 'step': self.step,
+                'train': self.history.train, 'validation': self.history.validation,
+                'seconds': self.history.seconds, 'fingerprint': self.fingerprint}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self.module.load_state_dict(state['module'])
+        self.ema.module.load_state_dict(state['ema'])
+        self.optimiser.load_state_dict(state['optimiser'])
+        self.step = state['step']
+        self.history = History(list(state['train']), list(state['validation']),
+                               state['seconds'])
 
     def resume(self) -> bool:
         """Take up the checkpoint if there is one; DprtError if it belongs to another run."""
@@ -120,12 +146,7 @@ class Trainer:
         if state['fingerprint'] != self.fingerprint:
             raise DprtError(f'{self.checkpoint} belongs to another recipe, seed or data set; '
                             'choose another --out or remove it')
-        self.module.load_state_dict(state['module'])
-        self.ema.module.load_state_dict(state['ema'])
-        self.optimiser.load_state_dict(state['optimiser'])
-        self.step = state['step']
-        self.history = History(list(state['train']), list(state['validation']),
-                               state['seconds'])
+        self.restore(state)
         return True
 
     def run(self, title: str) -> nn.Module:
@@ -133,19 +154,30 @@ class Trainer:
         self.resume()
         bar = tqdm(total=self.total * self.how.batch_size, initial=self.step * self.how.batch_size,
                    desc=title, unit='sample', unit_scale=True, disable=not self.world.leads)
+        with bar:  # closed before an error is told, or it would draw over it
+            self._epochs(bar)
+        return self.result()
+
+    def _epochs(self, bar: tqdm) -> None:
         losses: list[float] = []
         began = time.monotonic()
         while self.step < self.total:
             losses.append(self.train_step())
             bar.update(self.how.batch_size)
             if self.step % self.per_epoch == 0:
-                self.history.train.append(float(np.mean(losses)))
-                self.history.validation.append(self.objective.validate(self.ema.module))
+                self.end_epoch(float(np.mean(losses)))
                 bar.set_postfix(loss=f'{self.history.train[-1]:.4f}',
                                 validation=f'{self.history.validation[-1]:.4f}')
                 losses.clear()
                 self.history.seconds += time.monotonic() - began
                 began = time.monotonic()
                 self.save()
-        bar.close()
+
+    def end_epoch(self, loss: float) -> None:
+        """Enter the epoch's mean loss and its validation into the history."""
+        self.history.train.append(loss)
+        self.history.validation.append(self.objective.validate(self.ema.module))
+
+    def result(self) -> nn.Module:
+        """Return the module that the run amounts to: the averaged one."""
         return self.ema.module

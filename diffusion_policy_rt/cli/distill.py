@@ -1,0 +1,74 @@
+"""`dprt distill`: from a many-step policy to one that needs 1, 2, 4 or 8 network calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from diffusion_policy_rt.cli.common import add_seed, natural, positive, provenance, write_json
+from diffusion_policy_rt.errors import DprtError
+
+HELP = 'Distill a policy into one of few steps and write its bundle.'
+NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument('--teacher', required=True, metavar='P',
+                        help='bundle of the many-step policy, as dprt train wrote it')
+    parser.add_argument('--data', required=True, metavar='DIR',
+                        help='the demonstrations that the teacher was trained on')
+    parser.add_argument('--method', choices=NAMES, default='dmd2',
+                        help='trajectory: consistency; distribution: dmd2, onedp-s, onedp-d; '
+                             'without the teacher: meanflow (default dmd2)')
+    parser.add_argument('--out', required=True, metavar='DIR',
+                        help='run folder: checkpoint, curves and the bundle; a run that stands '
+                             'there is resumed')
+    parser.add_argument('--recipe', default='', metavar='R',
+                        help='YAML file (default config/recipes/distill_METHOD.yaml)')
+    parser.add_argument('--epochs', type=natural, default=0, metavar='N',
+                        help='passes over the data (default: the recipe\'s)')
+    parser.add_argument('--threads', type=positive, default=os.cpu_count() or 1, metavar='N',
+                        help='CPU threads (default: all cores)')
+    add_seed(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Distill, export, draw the curves."""
+    try:
+        import torch
+
+        from diffusion_policy_rt.train.curves import write_curves
+        from diffusion_policy_rt.train.distill.recipe import load_distill_recipe
+        from diffusion_policy_rt.train.distill.run import Distillation
+        from diffusion_policy_rt.train.distributed import join
+        from diffusion_policy_rt.train.export import export_bundle
+    except ImportError as error:
+        raise DprtError(f'distilling needs {error.name}; pip install '
+                        '"diffusion_policy_rt[train]"') from error
+
+    from diffusion_policy_rt.engines.bundle import read_bundle
+
+    torch.set_num_threads(args.threads)
+    shipped = f'distill_{args.method.replace("-", "_")}'
+    recipe = load_distill_recipe(args.recipe or shipped, args.method, args.epochs)
+    teacher, world, out, origin = read_bundle(args.teacher), join(), Path(args.out), provenance()
+    run = Distillation(teacher, recipe, Path(args.data), out, args.seed, world)
+    student = run.run()
+    if not world.leads:
+        return
+    facts = {
+        'training': {'method': args.method, 'teacher': run.digest, 'recipe': recipe.source,
+                     **run.facts, 'seed': args.seed, 'hours': run.history.seconds / 3600,
+                     'epochs': len(run.history.train), 'best_epoch': run.best['epoch'],
+                     'measures': run.history.measures[run.best['epoch'] - 1],
+                     'device': str(world.device), 'processes': world.size,
+                     'threads': args.threads},
+        'quality': {}, 'provenance': origin}
+    bundle = export_bundle(student, run.model, out / 'bundle', facts)
+    write_curves(out / 'curves.png', {args.method: run.history})
+    print(f'{bundle.folder}: distilled in {run.history.seconds / 60:.1f} min; next: '
+          f'dprt eval --policy {bundle.folder} --steps {min(student.spec.steps)}')
+    write_json(args.json, {'bundle': str(bundle.folder), 'sha256': bundle.digest,
+                           'history': run.history.measures, **facts})

@@ -1,0 +1,131 @@
+"""The methods of `dprt distill`: what each needs of its student, and how its loss is put together.
+
+A method's student is told the stop level or not, starts as its teacher or from nothing, and is
+sampled by schedules of the levels that it was trained at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from diffusion_policy_rt.runtime.schedule import flow_sigmas, karras_sigmas
+from diffusion_policy_rt.spec import Preconditioning, Schedule
+from diffusion_policy_rt.train.distill.consistency import Consistency, ConsistencyOptions
+from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
+from diffusion_policy_rt.train.distill.dmd import DMD2, DMDOptions
+from diffusion_policy_rt.train.distill.meanflow import MeanFlow, MeanFlowOptions
+from diffusion_policy_rt.train.distill.onedp import OneDP, OneDPOptions
+
+
+class Loss(Protocol):
+    """What the student learns from, and its critic where it has one."""
+
+    critic: nn.Module | None
+    how: Any
+
+    def student_loss(self, x0: Tensor, cond: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return the student's loss on data x0 [B, H, A] under cond [B, C]."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The raw networks of one run and their parametrisations."""
+
+    student: nn.Module
+    average: nn.Module
+    """The moving average of the student."""
+    precond: Preconditioning
+    teacher: nn.Module
+    teacher_precond: Preconditioning
+    critic: nn.Module
+    """The teacher with a stop encoder, for the methods that train a critic."""
+
+    def denoisers(self) -> tuple[NetworkDenoiser, ...]:
+        """Return student, average, teacher and critic as denoisers."""
+        own, its = self.precond, self.teacher_precond
+        return (NetworkDenoiser(self.student, own), NetworkDenoiser(self.average, own),
+                NetworkDenoiser(self.teacher, its),
+                NetworkDenoiser(self.critic, dataclasses.replace(its, stop_time=True)))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry of the table."""
+
+    options: type
+    make: Callable[[Networks, Any], Loss]
+    schedules: Callable[[Any, tuple[int, ...]], dict[int, Schedule]]
+    kind: str | None = None
+    """The student's parametrisation where it is not the teacher's."""
+    denoiser: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the student's network that differ from the teacher's."""
+
+    @property
+    def stop_time(self) -> bool:
+        """Whether the student is told the level that a step goes to."""
+        return bool(self.denoiser.get('stop_time', False))
+
+    @property
+    def from_teacher(self) -> bool:
+        """Whether the student starts with its teacher's weights: those of one parametrisation."""
+        return self.kind is None
+
+
+def _consistency(networks: Networks, how: ConsistencyOptions) -> Loss:
+    student, average, teacher, _ = networks.denoisers()
+    return Consistency(student, average, teacher, networks.precond.sigma_data, how)
+
+
+def _dmd2(networks: Networks, how: DMDOptions) -> Loss:
+    student, _, teacher, critic = networks.denoisers()
+    return DMD2(student, teacher, critic, networks.critic, how)
+
+
+def _onedp(networks: Networks, how: OneDPOptions, stochastic: bool = True) -> Loss:
+    student, _, teacher, critic = networks.denoisers()
+    return OneDP(student, teacher, critic if stochastic else None,
+                 networks.critic if stochastic else None, networks.precond.sigma_data, how)
+
+
+def _renoised(levels: Sequence[float], steps: tuple[int, ...]) -> dict[int, Schedule]:
+    return {n: Schedule('renoise', every_nth(levels, n)) for n in steps}
+
+
+def _point(how: OneDPOptions, steps: tuple[int, ...]) -> dict[int, Schedule]:
+    if tuple(steps) != (1,) or len(how.levels) != 1:
+        raise ValueError(f'onedp-d serves one step from one level, not {list(steps)} of '
+                         f'{list(how.levels)}')
+    return {1: Schedule('point', how.levels)}
+
+
+def _path(how: ConsistencyOptions, steps: tuple[int, ...]) -> dict[int, Schedule]:
+    sigmas = tuple(karras_sigmas(max(steps) + 1, how.sigma_min, how.sigma_max)[:-1])
+    return {n: Schedule('ddim', every_nth(sigmas, n)) for n in steps}
+
+
+def every_nth(sigmas: Sequence[float], steps: int) -> tuple[float, ...]:
+    """Return the levels that a student of these levels visits in `steps` calls."""
+    if steps < 1 or len(sigmas) % steps:
+        raise ValueError(f'{steps} steps do not divide the {len(sigmas)} levels of the student')
+    return tuple(sigmas[::len(sigmas) // steps])
+
+
+METHODS: Mapping[str, Method] = {
+    'consistency': Method(ConsistencyOptions, _consistency, _path,
+                          denoiser={'stop_time': True}),
+    'dmd2': Method(DMDOptions, _dmd2, lambda how, steps: _renoised(how.sigmas, steps)),
+    'onedp-s': Method(OneDPOptions, _onedp, lambda how, steps: _renoised(how.levels, steps)),
+    'onedp-d': Method(OneDPOptions, lambda networks, how: _onedp(networks, how, False), _point),
+    'meanflow': Method(
+        MeanFlowOptions, lambda networks, how: MeanFlow(networks.student, how),
+        lambda how, steps: {n: Schedule('ddim', tuple(flow_sigmas(n, how.sigma_max)))
+                            for n in steps},
+        # its loss differentiates by the time, so the embedding must be smooth
+        kind='flow', denoiser={'stop_time': True, 'step_frequency': 0.01}),
+}

@@ -1,0 +1,136 @@
+"""`dprt distill`: a teacher's bundle and its data in, a student of few steps out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.torch_engine import load_policy
+from diffusion_policy_rt.errors import DataError, SpecError
+from diffusion_policy_rt.model.policy import Policy, make_denoiser
+from diffusion_policy_rt.spec import PolicySpec
+from diffusion_policy_rt.train.assemble import columns, gather_chunks
+from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
+from diffusion_policy_rt.train.distill.compare import Comparison
+from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
+from diffusion_policy_rt.train.distill.methods import METHODS, Loss, Networks
+from diffusion_policy_rt.train.distill.recipe import DistillRecipe
+from diffusion_policy_rt.train.distill.trainer import DistillTrainer
+from diffusion_policy_rt.train.distributed import World
+from diffusion_policy_rt.train.pixels import fit_all
+from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
+from diffusion_policy_rt.train.run import open_data
+from diffusion_policy_rt.train.trainer import History
+from diffusion_policy_rt.train.windows import make_windows, split_episodes
+
+
+def teacher_recipe(teacher: Bundle) -> Recipe:
+    """Return the recipe that the teacher was trained by, which names the data's streams."""
+    source = teacher.training.get('recipe')
+    if not isinstance(source, Mapping):
+        raise DataError(f'{teacher.folder} does not tell the recipe it was trained by; distill '
+                        'from a bundle that dprt train wrote')
+    if teacher.spec.precond.stop_time or 'teacher' in teacher.training:
+        raise DataError(f'{teacher.folder} is itself a student; give --teacher its teacher')
+    return parse_recipe(source)
+
+
+def student_spec(teacher: PolicySpec, recipe: DistillRecipe) -> PolicySpec:
+    """Return the teacher's spec with the student's parametrisation and schedules."""
+    method, old = METHODS[recipe.method], teacher.precond
+    try:
+        schedules = method.schedules(recipe.loss, recipe.steps)
+    except ValueError as error:
+        raise SpecError(f'recipe: {error}') from error
+    precond = dataclasses.replace(old, kind=method.kind or old.kind, stop_time=method.stop_time,
+                                  levels=() if method.kind else old.levels)
+    return dataclasses.replace(teacher, precond=precond, schedules=schedules)
+
+
+class Distillation:
+    """One run: teacher and student, the data at hand, and the curves so far."""
+
+    def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Path, out: Path, seed: int,
+                 world: World) -> None:
+        self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
+        self.method = METHODS[recipe.method]
+        self.teacher, plan = load_policy(teacher), teacher_recipe(teacher)
+        # not the bundle's own digest, which changes when it is evaluated
+        self.digest = str(teacher.files['weights.safetensors']['sha256'])
+        self.teacher.requires_grad_(False).to(world.device)
+        self._read(teacher, plan, data)
+        torch.manual_seed(seed)
+        self.spec = student_spec(teacher.spec, recipe)
+        self.plain = teacher.model['denoiser']
+        self.model = {**teacher.model, 'denoiser': {**self.plain, **self.method.denoiser}}
+        self.student = Policy(self.spec, self.model)
+        self.student.encoders.load_state_dict(self.teacher.encoders.state_dict())
+        if self.method.from_teacher:
+            self.student.denoiser.load_state_dict(self.teacher.denoiser.state_dict(),
+                                                  strict=not self.method.stop_time)
+        self.module: nn.Module = self.student.denoiser
+        self.comparison = Comparison(
+            NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond), teacher.spec,
+            self.conditions[self.compared])
+        self.history = History()
+
+    def _read(self, teacher: Bundle, plan: Recipe, path: Path) -> None:
+        data, spec, how = open_data(plan, path), teacher.spec, self.recipe.train
+        windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
+        states = columns(data, 'state', plan.state)
+        chunks = spec.action.normalise(gather_chunks(plan, data, windows)).astype(np.float32)
+        images = {c.name: fit_all(data.streams[c.name], c) for c in spec.cameras}
+        conditions = frozen_conditions(self.teacher, images, states, windows, self.world.device)
+        held_out = split_episodes(data.episode_ends, how.validation_ratio, self.seed)
+        self.train_rows = np.flatnonzero(~held_out)
+        rows = np.flatnonzero(held_out) if held_out.any() else self.train_rows
+        self.compared = rows[::max(1, len(rows) // how.validation_sets)]
+        self.noise = latent_deviation(spec, how.latent_noise).astype(np.float32)
+        self.chunks = torch.from_numpy(chunks).to(self.world.device)
+        self.conditions = torch.from_numpy(conditions).to(self.world.device)
+        self.facts = {'data': data.source.rsplit('/', 1)[-1], 'episodes': len(data.episode_ends),
+                      'rows': len(states)}
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what a checkpoint belongs to: recipe, seed, teacher and data."""
+        parts = [self.recipe.source, self.seed, self.digest, len(self.chunks),
+                 float(self.chunks.double().sum())]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def loss_of(self, student: nn.Module, average: nn.Module) -> Loss:
+        """Put the method's loss together; its critic, if it has one, starts as the teacher."""
+        critic = make_denoiser(self.spec, {**self.plain, 'stop_time': True})
+        critic.load_state_dict(self.teacher.denoiser.state_dict(), strict=False)
+        return self.method.make(Networks(
+            student, average, self.spec.precond, self.teacher.denoiser,
+            self.teacher.spec.precond, critic), self.recipe.loss)
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return chunks [B, H, A] and noised conditions [B, C] of these windows."""
+        index = torch.from_numpy(rows).to(self.chunks.device)
+        cond = self.conditions[index]
+        jitter = self.noise * rng.standard_normal(tuple(cond.shape), np.float32)
+        return self.chunks[index], cond + torch.from_numpy(jitter).to(cond)
+
+    def measure(self, module: nn.Module) -> dict[str, float]:
+        """Compare a student's chunks with the teacher's under the held-out conditions."""
+        module.eval()
+        return self.comparison.measure(NetworkDenoiser(module, self.spec.precond), self.spec)
+
+    def run(self) -> Policy:
+        """Train, resuming what stands in `out`; return the best student."""
+        trainer = DistillTrainer(self, self.recipe.train, self.world, self.seed,
+                                 self.out / 'student.ckpt', self.fingerprint)
+        self.student.denoiser = cast(Any, trainer.run(self.recipe.method))
+        self.history, self.best = trainer.history, trainer.best
+        return self.student.eval()

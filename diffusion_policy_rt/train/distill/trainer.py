@@ -1,0 +1,107 @@
+"""The training loop with a second network: student and critic, and the best student kept."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.train.distill.methods import Loss
+from diffusion_policy_rt.train.distributed import World
+from diffusion_policy_rt.train.recipe import Optimisation
+from diffusion_policy_rt.train.trainer import Trainer
+
+
+class Task(Protocol):
+    """What is distilled: a student, batches, and what its chunks are compared with."""
+
+    module: nn.Module
+    train_rows: np.ndarray
+
+    def loss_of(self, student: nn.Module, average: nn.Module) -> Loss:
+        """Put the loss together for this student and its moving average."""
+
+    def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return the chunks [B, H, A] and conditions [B, C] of these rows."""
+
+    def measure(self, module: nn.Module) -> dict[str, float]:
+        """Measure a student; `energy_K` per step count K."""
+
+
+class DistillTrainer(Trainer):
+    """Trains a student, and in between its critic where the method has one.
+
+    The result is the averaged student of the epoch whose chunks were nearest to the teacher's.
+    """
+
+    def __init__(self, task: Task, how: Optimisation, world: World, seed: int, checkpoint: Path,
+                 fingerprint: str) -> None:
+        super().__init__(cast(Any, task), how, world, seed, checkpoint, fingerprint)
+        self.task = task
+        self.loss = task.loss_of(self.module, self.ema.module)
+        self.best: dict[str, Any] = {'distance': math.inf, 'epoch': 0, 'weights': {}}
+        self.critic_optimiser: torch.optim.Optimizer | None = None
+        if self.loss.critic is not None:
+            self.loss.critic.to(world.device)
+            self.critic_optimiser = self._optimiser(self.loss.critic)
+
+    def train_step(self) -> float:
+        """Move the student, or its critic; return the loss of the one that moved."""
+        rng, rate = self.rng(), self.rate_at(self.step)
+        batch = self.task.batch(self.rows_at(self.step), rng)
+        every = self.loss.how.student_every if self.critic_optimiser else 1
+        if self.critic_optimiser and self.step % every:
+            moved = self._critic_step(batch, rate, rng)
+        else:
+            self.module.train()
+            moved = self.loss.student_loss(*batch, rng)
+            self.descend(moved, self.module, self.optimiser, rate)
+            self.ema.update(self.module, self.step // every)
+        self.step += 1
+        return moved.item()
+
+    def _critic_step(self, batch: tuple[Tensor, Tensor], rate: float,
+                     rng: np.random.Generator) -> Tensor:
+        loss, optimiser = cast(Any, self.loss), cast(torch.optim.Optimizer, self.critic_optimiser)
+        moved: Tensor = loss.critic_loss(*batch, rng)
+        self.descend(moved, loss.critic, optimiser, rate * loss.how.critic_rate)
+        return moved
+
+    def end_epoch(self, loss: float) -> None:
+        """Compare the averaged student with the teacher, and keep it if it is the best so far."""
+        measures = self.task.measure(self.ema.module)
+        distance = float(np.mean([v for k, v in measures.items() if k.startswith('energy')]))
+        self.history.train.append(loss)
+        self.history.validation.append(distance)
+        self.history.measures.append(measures)
+        if distance < self.best['distance']:
+            self.best = {'distance': distance, 'epoch': len(self.history.train),
+                         'weights': copy.deepcopy(self.ema.module.state_dict())}
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that the rest of the run depends on."""
+        more = {'measures': self.history.measures, 'best': self.best}
+        if self.critic_optimiser and self.loss.critic is not None:
+            more |= {'critic': self.loss.critic.state_dict(),
+                     'critic_optimiser': self.critic_optimiser.state_dict()}
+        return super().state() | more
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned."""
+        super().restore(state)
+        self.history.measures, self.best = list(state['measures']), state['best']
+        if self.critic_optimiser and self.loss.critic is not None:
+            self.loss.critic.load_state_dict(state['critic'])
+            self.critic_optimiser.load_state_dict(state['critic_optimiser'])
+
+    def result(self) -> nn.Module:
+        """Return the best student."""
+        if self.best['weights']:
+            self.ema.module.load_state_dict(self.best['weights'])
+        return self.ema.module
