@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='bundle of the many-step policy, as dprt train wrote it')
     parser.add_argument('--data', required=True, metavar='DIR',
                         help='the demonstrations that the teacher was trained on')
-    parser.add_argument('--method', choices=NAMES, default='dmd2',
+    parser.add_argument('--method', choices=NAMES, default='onedp-s',
                         help='trajectory: consistency; distribution: dmd2, onedp-s, onedp-d; '
-                             'without the teacher: meanflow (default dmd2)')
+                             'without the teacher: meanflow (default onedp-s)')
     parser.add_argument('--out', required=True, metavar='DIR',
                         help='run folder: checkpoint, curves and the bundle; a run that stands '
                              'there is resumed')
