@@ -195,7 +195,7 @@ class Schedule:
     sigmas: tuple[float, ...]
     """Falling noise levels, one network call each."""
     noise_scale: float = 1.0
-    """`ancestral`: factor of the fresh noise, 0..1; 1 is Ho et al. 2020."""
+    """`ancestral`, `renoise`: factor of the fresh noise, 0..1; 1 is as published."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'sigmas', _tuple(self.sigmas, float))
