@@ -97,6 +97,14 @@ def test_a_finished_run_is_only_read_again(tmp_path):
     assert all(torch.equal(made[name], expected[name]) for name in expected)
 
 
+def test_the_time_spent_is_that_of_all_resumptions(tmp_path):
+    whole = trainer(latent_objective(0), tmp_path)
+    whole.run('test')
+    again = trainer(latent_objective(0), tmp_path)
+    again.run('test')
+    assert again.history.seconds == whole.history.seconds > 0
+
+
 def test_the_checkpoint_of_another_run_is_refused_and_kept(tmp_path):
     trainer(latent_objective(0), tmp_path).run('test')
     before = (tmp_path / 'policy.ckpt').read_bytes()

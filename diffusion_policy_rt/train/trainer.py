@@ -134,8 +134,8 @@ class Trainer:
         self.ema.module.load_state_dict(state['ema'])
         self.optimiser.load_state_dict(state['optimiser'])
         self.step = state['step']
-        self.history = History(list(state['train']), list(state['validation']),
-                               state['seconds'])
+        self.history = History(train=list(state['train']), validation=list(state['validation']),
+                               seconds=state['seconds'])
 
     def resume(self) -> bool:
         """Take up the checkpoint if there is one; DprtError if it belongs to another run."""
