@@ -195,7 +195,7 @@ def test_episodes_end_after_their_steps_and_the_policy_is_told(policy, make_robo
     policy.until(lambda: len(policy.episodes) == 3)
     assert [e['seed'] for e in policy.episodes] == [SEED, SEED + 1, SEED + 2]
     for episode in policy.episodes:
-        assert set(episode) == {'seed', 'max_coverage', 'score', 'success', 'steps', 'complete'}
+        assert set(episode) == {'seed', 'max_coverage', 'coverage', 'success', 'steps', 'complete'}
         assert (episode['steps'], episode['complete'], episode['success']) == (6, True, False)
     policy.until(robot.finished.is_set)
     assert policy.resets == 2 or policy.resets == 3  # the first start may precede discovery

@@ -15,21 +15,22 @@ class Account:
     seed: int
     steps: int = 0
     """Control steps done."""
-    max_coverage: float = 0.0
+    coverage: float = 0.0
+    """The largest so far."""
 
     def step(self, coverage: float) -> bool:
         """Take in the coverage after a control step; return whether the episode is over."""
         self.steps += 1
-        self.max_coverage = max(self.max_coverage, coverage)
+        self.coverage = max(self.coverage, coverage)
         return self.success or self.steps >= MAX_STEPS
 
     @property
     def success(self) -> bool:
         """Whether the goal was reached."""
-        return self.max_coverage > SUCCESS
+        return self.coverage > SUCCESS
 
     def to_json(self, complete: bool) -> dict[str, Any]:
-        """Return what `~/episode` tells."""
-        return {'seed': self.seed, 'max_coverage': self.max_coverage,
-                'score': score(self.max_coverage), 'success': self.success, 'steps': self.steps,
+        """Return what `~/episode` tells; as in `dprt eval`, `max_coverage` is the score."""
+        return {'seed': self.seed, 'max_coverage': score(self.coverage),
+                'coverage': self.coverage, 'success': self.success, 'steps': self.steps,
                 'complete': complete}
