@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion_policy_rt.sim.pusht import SUBSTEPS, PushT, score, start_state
+from diffusion_policy_rt.sim.score import Account
 
 DATA = Path(__file__).parents[2] / 'shared/data/pusht'
 FIRST_TOOL = (222.0, 97.0)  # the first row of the published demonstrations
@@ -68,3 +69,11 @@ def test_recorded_actions_reproduce_the_recorded_episode_and_its_frames(robot):
         if t % 40 == 0:
             assert np.abs(robot.render().astype(float) - images[t]).mean() < 0.5
         robot.step(low['action'][t])
+
+
+def test_an_episode_is_accounted_for_by_its_best_coverage():
+    account = Account(seed=7)
+    assert [account.step(c) for c in (0.2, 0.76, 0.1)] == [False] * 3
+    told = account.to_json(complete=False)
+    assert told['coverage'] == 0.76 and told['max_coverage'] == pytest.approx(0.8)
+    assert not told['success'] and account.step(0.951) and account.to_json(True)['success']
