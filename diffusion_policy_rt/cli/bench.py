@@ -6,8 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import positive, provenance, table, write_json
-from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.cli.common import extra, positive, provenance, table, write_json
 
 HELP = 'Measure latency: of the denoiser, the encoder, a whole plan, or the node over topics.'
 PARTS = ('denoiser', 'encoder', 'plan', 'node')
@@ -57,10 +56,7 @@ def bench_engines(args: argparse.Namespace) -> list[dict]:
     options = (parts, args.engine, args.steps or [1, 2, 4, 8], args.threads or [1], args.repeats)
     if args.size == 'small':
         return bench(args.policy, *options)
-    try:
+    with extra('--size base', 'train'):
         from diffusion_policy_rt.train.base import write_base
-    except ImportError as error:
-        raise DprtError(f'--size base needs {error.name}; pip install '
-                        '"diffusion_policy_rt[train]"') from error
     with tempfile.TemporaryDirectory() as folder:
         return bench(str(write_base(Path(folder) / 'base')), *options)

@@ -8,6 +8,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,26 @@ def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
     """Add --seed."""
     parser.add_argument('--seed', type=natural, default=default, metavar='S',
                         help=f'seed of all random choices (default {default})')
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add what every training has: --out, --threads and --seed."""
+    parser.add_argument('--out', required=True, metavar='DIR',
+                        help='run folder: checkpoints, curves and the bundle; a run that stands '
+                             'there is resumed')
+    parser.add_argument('--threads', type=positive, default=os.cpu_count() or 1, metavar='N',
+                        help='CPU threads (default: all cores)')
+    add_seed(parser)
+
+
+@contextmanager
+def extra(what: str, name: str) -> Iterator[None]:
+    """Tell in one line which extra of this package `what` needs, when an import fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise DprtError(f'{what} needs {error.name}; pip install "diffusion_policy_rt[{name}]"'
+                        ) from error
 
 
 def natural(text: str) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import add_seed, natural, positive, provenance, write_json
-from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.cli.common import add_run, extra, natural, provenance, write_json
 
 HELP = 'Distill a policy into one of few steps and write its bundle.'
 NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow')
@@ -22,33 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--method', choices=NAMES, default='onedp-s',
                         help='trajectory: consistency; distribution: dmd2, onedp-s, onedp-d; '
                              'without the teacher: meanflow (default onedp-s)')
-    parser.add_argument('--out', required=True, metavar='DIR',
-                        help='run folder: checkpoint, curves and the bundle; a run that stands '
-                             'there is resumed')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='YAML file (default config/recipes/distill_METHOD.yaml)')
     parser.add_argument('--epochs', type=natural, default=0, metavar='N',
                         help='passes over the data (default: the recipe\'s)')
-    parser.add_argument('--threads', type=positive, default=os.cpu_count() or 1, metavar='N',
-                        help='CPU threads (default: all cores)')
-    add_seed(parser)
+    add_run(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Distill, export, draw the curves."""
-    try:
+    with extra('distilling', 'distill'):
         import torch
 
+        from diffusion_policy_rt.engines.bundle import read_bundle
         from diffusion_policy_rt.train.curves import write_curves
         from diffusion_policy_rt.train.distill.recipe import load_distill_recipe
         from diffusion_policy_rt.train.distill.run import Distillation
         from diffusion_policy_rt.train.distributed import join
         from diffusion_policy_rt.train.export import export_bundle
-    except ImportError as error:
-        raise DprtError(f'distilling needs {error.name}; pip install '
-                        '"diffusion_policy_rt[train]"') from error
-
-    from diffusion_policy_rt.engines.bundle import read_bundle
 
     torch.set_num_threads(args.threads)
     shipped = f'distill_{args.method.replace("-", "_")}'

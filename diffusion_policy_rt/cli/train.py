@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import add_seed, positive, provenance, write_json
-from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.cli.common import add_run, extra, provenance, write_json
 
 HELP = 'Train a policy on demonstrations and write its bundle.'
 
@@ -19,17 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
     parser.add_argument('--recipe', default='pusht_small', metavar='R',
                         help='YAML file, or a name in config/recipes (default pusht_small)')
-    parser.add_argument('--out', required=True, metavar='DIR',
-                        help='run folder: checkpoints, curves and the bundle; a run that stands '
-                             'there is resumed')
-    parser.add_argument('--threads', type=positive, default=os.cpu_count() or 1, metavar='N',
-                        help='CPU threads (default: all cores)')
-    add_seed(parser)
+    add_run(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Train, export, draw the curves."""
-    try:
+    with extra('training', 'train'):
         import torch
 
         from diffusion_policy_rt.train.curves import write_curves
@@ -37,9 +30,6 @@ def run(args: argparse.Namespace) -> None:
         from diffusion_policy_rt.train.export import export_bundle
         from diffusion_policy_rt.train.recipe import load_recipe
         from diffusion_policy_rt.train.run import Training, open_data
-    except ImportError as error:
-        raise DprtError(f'training needs {error.name}; pip install "diffusion_policy_rt[train]"'
-                        ) from error
 
     torch.set_num_threads(args.threads)
     recipe, world, out = load_recipe(args.recipe), join(), Path(args.out)
