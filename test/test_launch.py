@@ -1,5 +1,6 @@
 """The launch files, run by launch itself: actions flow and every process ends clean."""
 
+import itertools
 import json
 import os
 import threading
@@ -13,7 +14,6 @@ launch_pytest = pytest.importorskip(
                             'apt install ros-$ROS_DISTRO-launch-pytest')
 pytest.importorskip('gym_pusht', reason='the simulated robot needs gym-pusht')
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
 
 import launch  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
@@ -32,9 +32,12 @@ POLICY = os.environ.get('DPRT_TEST_POLICY', '')
 if not (resolve(POLICY) / MANIFEST).is_file():
     pytest.skip('no bundle to launch; name one in DPRT_TEST_POLICY', allow_module_level=True)
 PATIENCE_S = 60
+DOMAINS = itertools.count(os.getpid())
 
 
 def description(name, **arguments):
+    # a domain each: what the last test's nodes still say must not reach the next
+    os.environ['ROS_DOMAIN_ID'] = str(1 + next(DOMAINS) % 100)
     return launch.LaunchDescription([
         launch.actions.IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(find(f'launch/{name}.launch.py'))),
