@@ -29,3 +29,13 @@ def exported(tmp_path_factory):
         return made[model, kind]
 
     return get
+
+
+@pytest.fixture(scope='module')
+def context():
+    """Return a ROS context of the module's own."""
+    rclpy = pytest.importorskip('rclpy', reason='nodes need ROS 2')
+    made = rclpy.Context()
+    rclpy.init(context=made)
+    yield made
+    rclpy.try_shutdown(context=made)

@@ -21,14 +21,6 @@ LIVE = {'control_rate', 'deadline', 'min_steps', 'max_steps', 'observation_timeo
         'action_timeout', 'max_camera_skew', 'n_action_steps', 'cache.capacity', 'enable_output'}
 
 
-@pytest.fixture(scope='module')
-def context():
-    made = rclpy.Context()
-    rclpy.init(context=made)
-    yield made
-    rclpy.try_shutdown(context=made)
-
-
 @pytest.fixture
 def make_node(context):
     made = []

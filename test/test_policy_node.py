@@ -9,20 +9,12 @@ import numpy as np
 import pytest
 from rcl_interfaces.srv import SetParametersAtomically
 from ros_rig import (
-    ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Process, Robot, Spinning, overrides, rclpy)
+    ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Process, Robot, Spinning, overrides)
 
 from diffusion_policy_rt.runtime.trace import FIELDS, Rung
 
 FRESH = (Rung.FRESH, Rung.FEWER)
 QUICK = {'control_rate': 20.0, 'deadline': 0.05, 'n_action_steps': 1, 'max_steps': 2}
-
-
-@pytest.fixture(scope='module')
-def context():
-    made = rclpy.Context()
-    rclpy.init(context=made)
-    yield made
-    rclpy.try_shutdown(context=made)
 
 
 @pytest.fixture(scope='module')

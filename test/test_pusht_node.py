@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from ros_rig import Process, overrides, rclpy
+from ros_rig import Process, overrides
 
 pytest.importorskip('gym_pusht', reason='the simulated robot needs gym-pusht')
 
@@ -64,14 +64,6 @@ class Policy(Node):
     def close(self):
         self._executor.shutdown()
         self.destroy_node()
-
-
-@pytest.fixture(scope='module')
-def context():
-    made = rclpy.Context()
-    rclpy.init(context=made)
-    yield made
-    rclpy.try_shutdown(context=made)
 
 
 @pytest.fixture

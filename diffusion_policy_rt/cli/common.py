@@ -15,6 +15,7 @@ from typing import Any
 
 from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.files import whole_file
 
 
 def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
@@ -76,13 +77,8 @@ def write_json(path: str | Path | None, result: dict[str, Any]) -> None:
     """Write the result whole or not at all; nothing where no file was asked for."""
     if not path:
         return
-    target = Path(path)
-    partial = target.with_name(f'.{target.name}.partial')
-    try:
+    with whole_file(Path(path)) as partial:
         partial.write_text(json.dumps(result, indent=1) + '\n')
-        os.replace(partial, target)
-    except OSError as error:
-        raise DprtError(f'cannot write {target}: {error.strerror}') from error
 
 
 def read_json(path: str, key: str) -> Any:

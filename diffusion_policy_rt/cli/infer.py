@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import zipfile
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from diffusion_policy_rt.cli.common import add_policy, write_json
 from diffusion_policy_rt.errors import DataError, FrameError
+from diffusion_policy_rt.files import whole_file
 
 HELP = 'Make one plan from files: observation and noise in, chunk out.'
 
@@ -61,10 +61,5 @@ def load(path: str) -> np.ndarray | dict[str, np.ndarray]:
 
 def save(path: Path, array: np.ndarray) -> None:
     """Write an .npy file whole or not at all."""
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        with partial.open('wb') as file:
-            np.save(file, array)
-        os.replace(partial, path)
-    except OSError as error:
-        raise DataError(f'cannot write {path}: {error.strerror}') from error
+    with whole_file(path, DataError) as partial, partial.open('wb') as file:
+        np.save(file, array)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_policy_rt.errors import BundleError, SpecError
+from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.spec import PolicySpec
 
 FORMAT = 1
@@ -121,12 +122,8 @@ def record_quality(bundle: Bundle, measured: Mapping[str, Any]) -> Bundle:
     manifest = bundle.folder / MANIFEST
     data = json.loads(manifest.read_text())
     data['quality'] = {**data.get('quality', {}), **measured}
-    partial = manifest.with_name(f'.{MANIFEST}.partial')
-    try:
+    with whole_file(manifest, BundleError) as partial:
         partial.write_text(json.dumps(data, indent=1) + '\n')
-        os.replace(partial, manifest)
-    except OSError as error:
-        raise BundleError(f'cannot write {manifest}: {error.strerror}') from error
     return read_bundle(bundle.folder)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.ema import EMA
 from diffusion_policy_rt.train.recipe import Optimisation
@@ -116,10 +116,9 @@ class Trainer:
         """Write the checkpoint: whole, or not at all."""
         if not self.world.leads:
             return
-        partial = self.checkpoint.with_suffix('.partial')
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(self.state(), partial)
-        os.replace(partial, self.checkpoint)
+        with whole_file(self.checkpoint) as partial:
+            torch.save(self.state(), partial)
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
