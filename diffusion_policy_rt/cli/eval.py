@@ -64,7 +64,8 @@ def run_episodes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
     controller, steps, engine = evaluate.make_controller(what)
     theirs = read_json(args.against, 'per_episode') if args.against else None
     episodes = play(args, what)
-    result = {**evaluate.summarise(episodes), 'steps': steps, 'engine': engine,
+    outcomes = [evaluate.outcome(episode) for episode in episodes]
+    result = {**evaluate.summarise(outcomes), 'steps': steps, 'engine': engine,
               'delay': args.delay, 'seed': args.seed, 'schedule': schedule(controller, steps)}
     print(line(args.policy, result))
     if args.record:
@@ -85,7 +86,7 @@ def play(args: argparse.Namespace, what: Evaluation) -> list[Episode]:
 
     seeds, episodes = range(args.seed, args.seed + args.episodes), []
     with tqdm(total=len(seeds), unit='episode', desc=args.policy) as bar:
-        for episode in evaluate(what, seeds, min(args.workers, args.episodes)):
+        for episode in evaluate(what, seeds, args.workers):
             episodes.append(episode)
             bar.update()
             bar.set_postfix(score=f'{sum(e.max_coverage for e in episodes) / len(episodes):.3f}')

@@ -74,10 +74,12 @@ def run_modes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
     # another noise than the student's, or a bundle would agree with itself draw by draw
     teacher = Evaluation(args.modes, max(read_bundle(args.modes).spec.steps), args.engine,
                          noise_seed=args.noise_seed + 1)
-    pair = modes.make_loop(what), modes.make_loop(teacher)
+    _, steps = modes.make_loop(what)
     seeds = range(args.seed, args.seed + args.episodes)
-    result = {**modes.compare(*pair, tqdm(seeds, unit='state', desc=args.policy)),
-              'seed': args.seed}
+    states = list(tqdm(modes.search(teacher, seeds, args.workers), unit='state',
+                       total=len(seeds), desc=args.modes))
+    result = {**modes.compare(what, states, args.workers), 'steps': steps,
+              'teacher_steps': teacher.steps, 'seed': args.seed}
     print(f'{args.policy}, {result["steps"]} steps: keeps {result["modes_kept"]} of '
           f'{result["modes"]} modes of {args.modes} at {result["teacher_steps"]} steps '
           f'({result["mode_coverage"]:.1%}), both in {result["both_kept"]:.1%} of '
