@@ -22,13 +22,24 @@ def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     """Add --policy, --engine, --threads, --steps and --seed, whose default is `seed`."""
     parser.add_argument('--policy', default='pusht', metavar='P',
                         help='bundle folder, or the name of a shipped bundle (default pusht)')
-    parser.add_argument('--engine', default='auto', metavar='E',
-                        help='auto, onnxruntime or torch (default auto)')
+    add_engine(parser)
     parser.add_argument('--threads', type=positive, default=1, metavar='N',
                         help='threads per matrix product (default 1)')
     parser.add_argument('--steps', type=positive, default=0, metavar='K',
                         help='network calls per plan (default: the most served up to 8)')
     add_seed(parser, seed)
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add --engine."""
+    parser.add_argument('--engine', default='auto', metavar='E',
+                        help='auto, onnxruntime or torch (default auto)')
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add --data for the nearest neighbour."""
+    parser.add_argument('--data', metavar='DIR',
+                        help='Push-T demonstrations, which the policy `nearest` replays')
 
 
 def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:

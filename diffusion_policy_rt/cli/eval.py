@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> None:
     """Run the episodes, or the states of --modes, and print the figures."""
     from diffusion_policy_rt.replay import evaluate
 
-    if args.seed < 206 and args.policy != evaluate.RANDOM:
-        raise DprtError(f'seeds 0..205 are the demonstrations\' own; use --seed {FIRST_TEST_SEED}')
+    if args.policy != evaluate.RANDOM:
+        check_seed(args.seed)
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
                                args.noise_seed, 25 if args.sheet else 0, variant(args),
                                demonstrations(args))
@@ -55,6 +55,12 @@ def run(args: argparse.Namespace) -> None:
                         '--modes do not apply')
     result = run_modes(args, what) if args.modes else run_episodes(args, what)
     write_json(args.json, {**result, 'provenance': provenance()})
+
+
+def check_seed(first: int) -> None:
+    """Raise DprtError for the demonstrations' own seeds."""
+    if first < 206:
+        raise DprtError(f'seeds 0..205 are the demonstrations\' own; use --seed {FIRST_TEST_SEED}')
 
 
 def run_episodes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:

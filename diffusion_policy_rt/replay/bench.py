@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, read_bundle
 from diffusion_policy_rt.engines.load import installed, load_engine
 from diffusion_policy_rt.runtime.clock import ManualClock
 from diffusion_policy_rt.runtime.frame import Frame, to_input
@@ -61,7 +61,7 @@ def _cases(bundle: Bundle, engine: Engine, parts: tuple[str, ...], steps: list[i
     spec, rng = bundle.spec, np.random.default_rng(0)
 
     def facts(what: str, count: int | None) -> dict[str, Any]:
-        weights = bundle.files.get('weights.safetensors', {}).get('bytes')
+        weights = bundle.files.get(WEIGHTS, {}).get('bytes')
         return {'what': what, 'engine': engine.name, 'dtype': 'fp32', 'steps': count,
                 'threads': threads, 'bytes': weights}
 

@@ -21,7 +21,16 @@ and 20 scored 0.63, 0.84, 0.89 and 0.87, each +-0.08. It is training step 90 of 
 squared-cosine schedule.
 """
 WARM_START = 2.0
-"""Level that `warm-start` noises the last chunk to, relative to the deviation of the data."""
+"""Level that `warm-start` noises the last chunk to, relative to the deviation of the data.
+
+Tuned on Push-T with the shipped policy by dprt eval --seed 200000 --episodes 40 (+-0.02 to 0.045):
+
+    calls, executed    plain    1      2      4      8
+    2, 8               0.864  0.926  0.958  0.893  0.888
+    1, 8               0.888  0.908  0.875  0.855  0.881
+    2, 4               0.938  0.946  0.962  0.963  0.935
+    1, 4               0.891  0.926  0.930  0.951  0.871
+"""
 
 
 @dataclasses.dataclass(frozen=True)
