@@ -239,6 +239,8 @@ class PolicySpec:
     """Number of network calls -> the schedule that uses so many."""
     clip: float | None = 1.0
     """Bound of the denoised estimate in normalised units; None leaves it free."""
+    prefix: int = 0
+    """Committed actions that a plan can be told (`runtime/prefix.py`); 0 for none."""
 
     def __post_init__(self) -> None:
         names = [camera.name for camera in self.cameras]
@@ -249,6 +251,9 @@ class PolicySpec:
         if not 1 <= self.n_action_steps <= self.horizon - self.n_obs + 1:
             raise SpecError(f'policy {self.name}: n_action_steps {self.n_action_steps} must lie '
                             f'in 1..{self.horizon - self.n_obs + 1} (horizon - n_obs + 1)')
+        if not 0 <= self.prefix <= self.horizon - self.n_obs:
+            raise SpecError(f'policy {self.name}: prefix {self.prefix} must lie in '
+                            f'0..{self.horizon - self.n_obs} (horizon - n_obs)')
         if not 0 < self.rate < math.inf:
             raise SpecError(f'policy {self.name}: rate must be above zero')
         if self.clip is not None and not 0 < self.clip < math.inf:
@@ -272,9 +277,14 @@ class PolicySpec:
         return tuple(sorted(self.schedules))
 
     @property
-    def cond_dim(self) -> int:
-        """Length of the condition vector: n_obs x (latents of all cameras, state)."""
+    def observed_dim(self) -> int:
+        """Length of what the condition says of the observation: n_obs x (latents, state)."""
         return self.n_obs * (sum(c.latent_dim for c in self.cameras) + len(self.state))
+
+    @property
+    def cond_dim(self) -> int:
+        """Length of the condition vector: the observation, then the committed actions."""
+        return self.observed_dim + self.prefix * (len(self.action) + 1)
 
     def camera(self, name: str) -> CameraSpec:
         """Return the camera called `name`; SpecError lists the others."""

@@ -21,8 +21,9 @@ from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
 from diffusion_policy_rt.runtime.latents import LatentCache
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import (
-    NotReady, Observation, ObservationBuffer, State, condition)
+    NotReady, Observation, ObservationBuffer, State, observed)
 from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.prefix import PrefixLayout, committed
 from diffusion_policy_rt.runtime.sampler import sample
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.trace import Rung
@@ -130,7 +131,8 @@ class PolicyLoop:
         steps = choose_steps(allowed, self.latencies, left)
         for passed_over in allowed[allowed.index(steps) + 1:]:
             self.latencies.pass_over(passed_over)
-        chunk = self.sample(observation, latents, steps)
+        chunk = self.sample(observation, latents, steps, given=committed(
+            self.spec, self._chunk, observation.stamp_ns, now_ns))
         if chunk is None:
             return NotReady('the engine returned a value that is not finite')
         done = self._clock.now_ns()
@@ -149,9 +151,11 @@ class PolicyLoop:
                 for name, frames in observation.frames.items()}
 
     def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
-               steps: int, noise: np.ndarray | None = None) -> Chunk | None:
+               steps: int, noise: np.ndarray | None = None,
+               given: np.ndarray | None = None) -> Chunk | None:
         """Sample a chunk; None when it is not finite.
 
+        It goes on from the committed actions `given` [d, A] in units, d at most the spec's prefix.
         The noise depends on the seed and on the observation's stamp alone, so the same frames give
         the same actions live and offline, at any load; but a schedule with a warm start goes on
         from the last chunk.
@@ -161,14 +165,17 @@ class PolicyLoop:
         rng = np.random.default_rng((self.seed, observation.stamp_ns % 2**64))
         if noise is None:
             noise = rng.standard_normal((spec.horizon, len(spec.action)), np.float32)
-        cond = condition(spec, latents, observation.states)
+        layout, state = PrefixLayout.of(spec), observation.states[-1]
+        held = spec.encode_actions(np.zeros((0, len(spec.action))) if given is None else given,
+                                   state)
+        cond = np.concatenate([observed(spec, latents, observation.states), layout.tail(held)])
         normalised = sample(
-            lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop),
+            layout.hold(lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop), held),
             spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng,
             self._guess(observation, start, steps))
         if not np.isfinite(normalised).all():
             return None
-        return Chunk(start, spec.step_ns, spec.decode_actions(normalised, observation.states[-1]),
+        return Chunk(start, spec.step_ns, spec.decode_actions(normalised, state),
                      observation.stamp_ns, steps)
 
     def _guess(self, observation: Observation, start_ns: int, steps: int) -> np.ndarray | None:

@@ -104,6 +104,8 @@ class Recipe:
     sigma_max: float = 80.0
     """`edm`, `flow`: the noise level that a sampler starts from."""
     pretrain: Pretraining | None = None
+    prefix: int = 0
+    """Committed actions that a plan can be told, for continuity under latency; 0 for none."""
     max_episodes: int | None = None
     """Learn from the first so many episodes only."""
     source: Mapping[str, Any] = field(default_factory=dict)

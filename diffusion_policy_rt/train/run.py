@@ -92,9 +92,9 @@ class Training:
         self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how)
 
     def _latent_objective(self) -> LatentObjective:
-        conditions = frozen_conditions(self.policy, self.images, self.states, self.windows,
-                                       self.world.device)
-        return LatentObjective(self.policy, conditions, self.chunks, self.held_out,
+        observed = frozen_conditions(self.policy, self.images, self.states, self.windows,
+                                     self.world.device)
+        return LatentObjective(self.policy, observed, self.chunks, self.held_out,
                                latent_deviation(self.spec, self.recipe.train.latent_noise),
                                self.recipe.train, self.world.device)
 

@@ -17,6 +17,7 @@ from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.torch_engine import load_policy
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.model.policy import Policy, make_denoiser
+from diffusion_policy_rt.runtime.prefix import PrefixLayout
 from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
@@ -27,6 +28,7 @@ from diffusion_policy_rt.train.distill.recipe import DistillRecipe
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.pixels import fit_all
+from diffusion_policy_rt.train.prefix import draw_lengths, with_prefix, without_prefix
 from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
 from diffusion_policy_rt.train.trainer import History
@@ -83,8 +85,8 @@ class Distillation:
                                                   strict=not self.method.stop_time)
         self.module: nn.Module = self.student.denoiser
         self.comparison = Comparison(
-            NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond), teacher.spec,
-            self.conditions[self.compared])
+            NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond, self.layout),
+            teacher.spec, without_prefix(self.layout, self.observed[self.compared]))
         self.history = History()
 
     def _read(self, teacher: Bundle, plan: Recipe, path: Path) -> None:
@@ -93,14 +95,15 @@ class Distillation:
         states = columns(data, 'state', plan.state)
         chunks = spec.action.normalise(gather_chunks(plan, data, windows)).astype(np.float32)
         images = {c.name: fit_all(data.streams[c.name], c) for c in spec.cameras}
-        conditions = frozen_conditions(self.teacher, images, states, windows, self.world.device)
+        observed = frozen_conditions(self.teacher, images, states, windows, self.world.device)
+        self.layout = PrefixLayout.of(spec)
         held_out = split_episodes(data.episode_ends, how.validation_ratio, self.seed)
         self.train_rows = np.flatnonzero(~held_out)
         rows = np.flatnonzero(held_out) if held_out.any() else self.train_rows
         self.compared = rows[::max(1, len(rows) // how.validation_sets)]
         self.noise = latent_deviation(spec, how.latent_noise).astype(np.float32)
         self.chunks = torch.from_numpy(chunks).to(self.world.device)
-        self.conditions = torch.from_numpy(conditions).to(self.world.device)
+        self.observed = torch.from_numpy(observed).to(self.world.device)
         self.facts = {'data': data.source.rsplit('/', 1)[-1], 'episodes': len(data.episode_ends),
                       'rows': len(states)}
 
@@ -118,19 +121,25 @@ class Distillation:
         critic.load_state_dict(self.teacher.denoiser.state_dict(), strict=False)
         return self.method.make(Networks(
             student, average, self.spec.precond, self.teacher.denoiser,
-            self.teacher.spec.precond, critic), self.recipe.loss)
+            self.teacher.spec.precond, critic, self.layout), self.recipe.loss)
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return chunks [B, H, A] and noised conditions [B, C] of these windows."""
+        """Return chunks [B, H, A] and conditions [B, C] of these windows.
+
+        The latents are noised, and a random prefix of each chunk is told as committed.
+        """
         index = torch.from_numpy(rows).to(self.chunks.device)
-        cond = self.conditions[index]
-        jitter = self.noise * rng.standard_normal(tuple(cond.shape), np.float32)
-        return self.chunks[index], cond + torch.from_numpy(jitter).to(cond)
+        chunks, observed = self.chunks[index], self.observed[index]
+        jitter = self.noise * rng.standard_normal(tuple(observed.shape), np.float32)
+        noised = observed + torch.from_numpy(jitter).to(observed)
+        lengths = draw_lengths(self.layout, len(rows), rng)
+        return chunks, with_prefix(self.layout, noised, chunks, lengths)
 
     def measure(self, module: nn.Module) -> dict[str, float]:
         """Compare a student's chunks with the teacher's under the held-out conditions."""
         module.eval()
-        return self.comparison.measure(NetworkDenoiser(module, self.spec.precond), self.spec)
+        denoiser = NetworkDenoiser(module, self.spec.precond, self.layout)
+        return self.comparison.measure(denoiser, self.spec)
 
     def run(self) -> Policy:
         """Train, resuming what stands in `out`; return the best student."""
