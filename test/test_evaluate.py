@@ -80,6 +80,12 @@ def test_the_same_seeds_give_the_same_episodes_in_one_process_or_two():
     assert [e.seed for e in two] == [100_000, 100_001, 100_002]
 
 
+@pytest.mark.parametrize('workers', [1, 2])
+def test_what_cannot_be_prepared_is_told_by_the_processes(workers):
+    with pytest.raises(BundleError, match='no bundle'):
+        list(evaluate(Evaluation('/nowhere'), range(100_000, 100_002), workers))
+
+
 def test_the_shipped_policy_repeats_itself_bit_for_bit(robot):
     runs = []
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,8 +126,25 @@ def in_processes(prepare: Callable[[R], None], argument: R, work: Callable[[Any]
         yield from map(work, items)
         return
     # spawned, not forked: engines and SDL hold threads
-    with multiprocessing.get_context('spawn').Pool(workers, prepare, (argument,)) as pool:
-        yield from pool.imap(work, items)
+    context = multiprocessing.get_context('spawn')
+    with context.Pool(workers, _begin, (prepare, argument)) as pool:
+        yield from pool.imap(functools.partial(_work_if_prepared, work), items)
+
+
+_unprepared: list[Exception] = []
+
+
+def _begin(prepare: Callable[[R], None], argument: R) -> None:
+    try:
+        prepare(argument)
+    except Exception as error:  # raised here, the pool would start the process anew for ever
+        _unprepared.append(error)
+
+
+def _work_if_prepared(work: Callable[[Any], T], item: Any) -> T:
+    if _unprepared:
+        raise _unprepared[0]
+    return work(item)
 
 
 def bootstrap(values: np.ndarray, draws: int = 10_000) -> list[float]:
