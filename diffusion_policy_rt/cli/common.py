@@ -37,6 +37,12 @@ def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
                         help=f'seed of all random choices (default {default})')
 
 
+def add_data(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --data, which may be given several times."""
+    parser.add_argument('--data', required=True, action='append', metavar='DIR',
+                        help=f'{what}; may be given several times')
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add what every training has: --out, --threads and --seed."""
     parser.add_argument('--out', required=True, metavar='DIR',

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import add_run, extra, natural, provenance, write_json
+from diffusion_policy_rt.cli.common import (
+    add_data, add_run, extra, natural, provenance, write_json)
 
 HELP = 'Distill a policy into one of few steps and write its bundle.'
 NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow')
@@ -15,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--teacher', required=True, metavar='P',
                         help='bundle of the many-step policy, as dprt train wrote it')
-    parser.add_argument('--data', required=True, metavar='DIR',
-                        help='the demonstrations that the teacher was trained on')
+    add_data(parser, 'the demonstrations that the teacher was trained on')
     parser.add_argument('--method', choices=NAMES, default='onedp-s',
                         help='trajectory: consistency; distribution: dmd2, onedp-s, onedp-d; '
                              'without the teacher: meanflow (default onedp-s)')
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     shipped = f'distill_{args.method.replace("-", "_")}'
     recipe = load_distill_recipe(args.recipe or shipped, args.method, args.epochs)
     teacher, world, out, origin = read_bundle(args.teacher), join(), Path(args.out), provenance()
-    run = Distillation(teacher, recipe, Path(args.data), out, args.seed, world)
+    run = Distillation(teacher, recipe, args.data, out, args.seed, world)
     student = run.run()
     if not world.leads:
         return

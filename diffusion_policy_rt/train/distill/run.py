@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,8 +61,8 @@ def student_spec(teacher: PolicySpec, recipe: DistillRecipe) -> PolicySpec:
 class Distillation:
     """One run: teacher and student, the data at hand, and the curves so far."""
 
-    def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Path, out: Path, seed: int,
-                 world: World) -> None:
+    def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Sequence[str | Path],
+                 out: Path, seed: int, world: World) -> None:
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
         self.method = METHODS[recipe.method]
         self.teacher, plan = load_policy(teacher), teacher_recipe(teacher)
@@ -85,8 +85,8 @@ class Distillation:
             teacher.spec, without_prefix(self.layout, self.observed[self.compared]))
         self.history = History()
 
-    def _read(self, teacher: Bundle, plan: Recipe, path: Path) -> None:
-        data, spec, how = open_data(plan, path), teacher.spec, self.recipe.train
+    def _read(self, teacher: Bundle, plan: Recipe, paths: Sequence[str | Path]) -> None:
+        data, spec, how = open_data(plan, paths), teacher.spec, self.recipe.train
         windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
         states = columns(data, 'state', plan.state)
         chunks = spec.action.normalise(gather_chunks(plan, data, windows)).astype(np.float32)
@@ -100,7 +100,7 @@ class Distillation:
         self.noise = latent_deviation(spec, how.latent_noise).astype(np.float32)
         self.chunks = torch.from_numpy(chunks).to(self.world.device)
         self.observed = torch.from_numpy(observed).to(self.world.device)
-        self.facts = {'data': data.source.rsplit('/', 1)[-1], 'episodes': len(data.episode_ends),
+        self.facts = {'data': data.title, 'episodes': len(data.episode_ends),
                       'rows': len(states)}
 
     @property
