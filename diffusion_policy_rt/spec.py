@@ -22,6 +22,10 @@ KINDS: Mapping[str, tuple[type, ...]] = {
 SAMPLERS = ('ddim', 'ancestral', 'renoise', 'point')
 
 
+def _falling(levels: Sequence[float]) -> bool:
+    return all(math.inf > a > b for a, b in zip(levels, (*levels[1:], 0.0)))
+
+
 def _tuple(values: Sequence[Any], kind: type) -> tuple[Any, ...]:
     if isinstance(values, str):
         raise TypeError(f'expected a list, found {values!r}')
@@ -196,14 +200,20 @@ class Schedule:
     """Falling noise levels, one network call each."""
     noise_scale: float = 1.0
     """`ancestral`, `renoise`: factor of the fresh noise, 0..1; 1 is as published."""
+    warm_sigmas: tuple[float, ...] = ()
+    """Levels visited instead, no more of them, where the last chunk is known: it is noised to the
+    first of them (warm start). Empty: the last chunk is not looked at."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'sigmas', _tuple(self.sigmas, float))
+        for name in ('sigmas', 'warm_sigmas'):
+            object.__setattr__(self, name, _tuple(getattr(self, name), float))
         if self.kind not in SAMPLERS:
             raise SpecError(f'schedule kind {self.kind!r}: use one of {", ".join(SAMPLERS)}')
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:]))
-        if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
+        if not self.sigmas or not all(map(_falling, (self.sigmas, self.warm_sigmas))):
             raise SpecError('schedule: sigmas must be positive, finite and falling')
+        if len(self.warm_sigmas) > len(self.sigmas):
+            raise SpecError(f'schedule: a warm start takes {len(self.warm_sigmas)} calls, more '
+                            f'than the {len(self.sigmas)} from noise')
         if not 0 <= self.noise_scale <= 1:
             raise SpecError(f'schedule: noise_scale {self.noise_scale} must lie in 0..1')
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffusion_policy_rt.errors import FrameError
 from diffusion_policy_rt.runtime.arrivals import Arrivals
-from diffusion_policy_rt.runtime.chunk import Chunk, splice
+from diffusion_policy_rt.runtime.chunk import Chunk, continued, splice
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
@@ -157,9 +157,11 @@ class PolicyLoop:
 
         It goes on from the committed actions `given` [d, A] in units, d at most the spec's prefix.
         The noise depends on the seed and on the observation's stamp alone, so the same frames give
-        the same actions live and offline, at any load.
+        the same actions live and offline, at any load; but a schedule with a warm start goes on
+        from the last chunk.
         """
         spec = self.spec
+        start = observation.stamp_ns - (spec.n_obs - 1) * spec.step_ns
         rng = np.random.default_rng((self.seed, observation.stamp_ns % 2**64))
         if noise is None:
             noise = rng.standard_normal((spec.horizon, len(spec.action)), np.float32)
@@ -169,12 +171,21 @@ class PolicyLoop:
         cond = np.concatenate([observed(spec, latents, observation.states), layout.tail(held)])
         normalised = sample(
             layout.hold(lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop), held),
-            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng)
+            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng,
+            self._guess(observation, start, steps))
         if not np.isfinite(normalised).all():
             return None
-        start = observation.stamp_ns - (spec.n_obs - 1) * spec.step_ns
         return Chunk(start, spec.step_ns, spec.decode_actions(normalised, state),
                      observation.stamp_ns, steps)
+
+    def _guess(self, observation: Observation, start_ns: int, steps: int) -> np.ndarray | None:
+        """Return what the last chunk says of the new one, normalised, for a warm start."""
+        if not self.spec.schedule(steps).warm_sigmas:
+            return None
+        actions = continued(self._chunk, start_ns, observation.stamp_ns)
+        if actions is None:
+            return None
+        return self.spec.encode_actions(actions, observation.states[-1])
 
     # -- act -----------------------------------------------------------------------------------
 

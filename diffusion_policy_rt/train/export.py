@@ -15,13 +15,12 @@ from onnx import TensorProto, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
-from diffusion_policy_rt.engines.bundle import Bundle, write_bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.policy import Policy
 
 OPSET = 17
-WEIGHTS = 'weights.safetensors'
 
 
 def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,

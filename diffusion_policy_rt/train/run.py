@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -23,15 +23,20 @@ from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
 from diffusion_policy_rt.train.pixels import fit_all
 from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
-from diffusion_policy_rt.train.trainer import History, Objective, Trainer
+from diffusion_policy_rt.train.trainer import History, Objective, Referee, Trainer
 from diffusion_policy_rt.train.windows import Windows, make_windows, split_episodes
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.train.selection import ClosedLoop
 
 
 class Training:
     """One training run: the data at hand, the policy being made, and the curves so far."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, out: Path, seed: int, world: World) -> None:
+    def __init__(self, recipe: Recipe, data: Dataset, out: Path, seed: int, world: World,
+                 closed_loop: ClosedLoop | None = None) -> None:
         self.recipe, self.data, self.out, self.seed, self.world = recipe, data, out, seed, world
+        self.closed_loop = closed_loop
         torch.manual_seed(seed)
         self.windows: Windows = make_windows(data.episode_ends, recipe.n_obs, recipe.horizon)
         self.states = columns(data, 'state', recipe.state)
@@ -41,32 +46,37 @@ class Training:
         self.chunks = self.spec.action.normalise(gathered).astype(np.float32)
         self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
         self.images = {c.name: fit_all(data.streams[c.name], c) for c in self.spec.cameras}
-        self.policy = Policy(self.spec, {'encoder': recipe.encoder, 'denoiser': recipe.denoiser})
+        self.model = {'encoder': dict(recipe.encoder), 'denoiser': dict(recipe.denoiser)}
+        self.policy = Policy(self.spec, self.model)
         self.curves: dict[str, History] = {}
 
     @property
     def fingerprint(self) -> str:
         """Identifies what a checkpoint belongs to: the recipe, the seed and the data."""
-        parts = [self.recipe.source, self.seed, len(self.states), float(self.chunks.sum())]
+        parts: list[Any] = [self.recipe.source, self.seed, len(self.states),
+                            float(self.chunks.sum())]
+        parts += [self.closed_loop.key] if self.closed_loop else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self) -> Policy:
         """Train all stages, resuming each; return the policy with averaged weights."""
+        referee = (self.closed_loop.referee(self.policy, self.model)
+                   if self.closed_loop else None)
         if self.recipe.pretrain is not None:
             for camera in self.spec.cameras:
                 self._pretrain(camera, self.recipe.pretrain)
-            self.policy.denoiser = self._fit(self._latent_objective(), 'denoiser')
+            self.policy.denoiser = self._fit(self._latent_objective(), 'denoiser', referee=referee)
         else:
             self.policy = cast(Policy, self._fit(PixelObjective(
                 self.policy, self.images, self.spec.state.normalise(self.states),
                 self.windows.observed, self.chunks, self.held_out, self.recipe.train,
-                self.world.device), 'policy'))
+                self.world.device), 'policy', referee=referee))
         return self.policy.eval()
 
-    def _fit(self, objective: Objective, title: str,
-             how: Optimisation | None = None) -> nn.Module:
+    def _fit(self, objective: Objective, title: str, how: Optimisation | None = None,
+             referee: Referee | None = None) -> nn.Module:
         trainer = Trainer(objective, how or self.recipe.train, self.world, self.seed,
-                          self.out / f'{title}.ckpt', self.fingerprint)
+                          self.out / f'{title}.ckpt', self.fingerprint, referee)
         module = trainer.run(title)
         self.curves[title] = trainer.history
         return module

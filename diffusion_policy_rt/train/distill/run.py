@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
 from diffusion_policy_rt.train.trainer import History
 from diffusion_policy_rt.train.windows import make_windows, split_episodes
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.train.selection import ClosedLoop
 
 
 def teacher_recipe(teacher: Bundle) -> Recipe:
@@ -62,7 +65,8 @@ class Distillation:
     """One run: teacher and student, the data at hand, and the curves so far."""
 
     def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Sequence[str | Path],
-                 out: Path, seed: int, world: World) -> None:
+                 out: Path, seed: int, world: World, closed_loop: ClosedLoop | None = None) -> None:
+        self.closed_loop = closed_loop
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
         self.method = METHODS[recipe.method]
         self.teacher, plan = load_policy(teacher), teacher_recipe(teacher)
@@ -106,8 +110,9 @@ class Distillation:
     @property
     def fingerprint(self) -> str:
         """Identifies what a checkpoint belongs to: recipe, seed, teacher and data."""
-        parts = [self.recipe.source, self.seed, self.digest, len(self.chunks),
+        parts: list[Any] = [self.recipe.source, self.seed, self.digest, len(self.chunks),
                  float(self.chunks.double().sum())]
+        parts += [self.closed_loop.key] if self.closed_loop else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loss_of(self, student: nn.Module, average: nn.Module) -> Loss:
@@ -138,8 +143,10 @@ class Distillation:
 
     def run(self) -> Policy:
         """Train, resuming what stands in `out`; return the best student."""
+        referee = (self.closed_loop.referee(self.student, self.model)
+                   if self.closed_loop else None)
         trainer = DistillTrainer(self, self.recipe.train, self.world, self.seed,
-                                 self.out / 'student.ckpt', self.fingerprint)
+                                 self.out / 'student.ckpt', self.fingerprint, referee)
         self.student.denoiser = cast(Any, trainer.run(self.recipe.method))
-        self.history, self.best = trainer.history, trainer.best
+        self.history = trainer.history
         return self.student.eval()
