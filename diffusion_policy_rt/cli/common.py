@@ -39,7 +39,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
                         help='auto, onnxruntime or torch (default auto)')
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_floor_data(parser: argparse.ArgumentParser) -> None:
     """Add --data for the nearest neighbour."""
     parser.add_argument('--data', metavar='DIR',
                         help='Push-T demonstrations, which the policy `nearest` replays')

@@ -65,7 +65,8 @@ class Distillation:
     """One run: teacher and student, the data at hand, and the curves so far."""
 
     def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Sequence[str | Path],
-                 out: Path, seed: int, world: World, closed_loop: ClosedLoop | None = None) -> None:
+                 out: Path, seed: int, world: World,
+                 closed_loop: ClosedLoop | None = None) -> None:
         self.closed_loop = closed_loop
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
         self.method = METHODS[recipe.method]
