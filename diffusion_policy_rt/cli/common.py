@@ -39,7 +39,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
                         help='auto, onnxruntime or torch (default auto)')
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_floor_data(parser: argparse.ArgumentParser) -> None:
     """Add --data for the nearest neighbour."""
     parser.add_argument('--data', metavar='DIR',
                         help='Push-T demonstrations, which the policy `nearest` replays')
@@ -49,6 +49,12 @@ def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
     """Add --seed."""
     parser.add_argument('--seed', type=natural, default=default, metavar='S',
                         help=f'seed of all random choices (default {default})')
+
+
+def add_data(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --data, which may be given several times."""
+    parser.add_argument('--data', required=True, action='append', metavar='DIR',
+                        help=f'{what}; may be given several times')
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import (
-    add_run, add_selection, closed_loop, extra, natural, provenance, write_json)
+    add_data, add_run, add_selection, closed_loop, extra, natural, provenance, write_json)
 
 HELP = 'Distill a policy into one of few steps and write its bundle.'
 NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow')
@@ -16,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--teacher', required=True, metavar='P',
                         help='bundle of the many-step policy, as dprt train wrote it')
-    parser.add_argument('--data', required=True, metavar='DIR',
-                        help='the demonstrations that the teacher was trained on')
+    add_data(parser, 'the demonstrations that the teacher was trained on')
     parser.add_argument('--method', choices=NAMES, default='onedp-s',
                         help='trajectory: consistency; distribution: dmd2, onedp-s, onedp-d; '
                              'without the teacher: meanflow (default onedp-s)')
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     selection = closed_loop(args)
     if selection is not None:
         selection.served(student_spec(teacher.spec, recipe))  # before the data are read
-    run = Distillation(teacher, recipe, Path(args.data), out, args.seed, world, selection)
+    run = Distillation(teacher, recipe, args.data, out, args.seed, world, selection)
     student = run.run()
     if not world.leads:
         return

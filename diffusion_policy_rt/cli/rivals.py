@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_rt.cli.common import add_data
+from diffusion_policy_rt.cli.common import add_floor_data
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.runtime.variants import VARIANTS, Variant
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_rivals(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add_data(parser)
+    add_floor_data(parser)
     parser.add_argument('--sampler', choices=VARIANTS,
                         help='sample otherwise than the bundle says, in any --steps')
     parser.add_argument('--start', type=float, default=0.0, metavar='SIGMA',

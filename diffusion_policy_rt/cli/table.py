@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_data, add_engine, add_seed, natural, positive, provenance, write_json)
+    add_floor_data, add_engine, add_seed, natural, positive, provenance, write_json)
 from diffusion_policy_rt.cli.eval import FIRST_TEST_SEED, check_seed
 from diffusion_policy_rt.cli.rivals import demonstrations
 from diffusion_policy_rt.errors import DprtError
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='plans timed of each row, rows taking turns (default 200)')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
                         help='processes (default: one per core)')
-    add_data(parser)
+    add_floor_data(parser)
     add_engine(parser)
     add_seed(parser, FIRST_TEST_SEED)
 

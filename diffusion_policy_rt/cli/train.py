@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_run, add_selection, closed_loop, extra, provenance, write_json)
+    add_data, add_run, add_selection, closed_loop, extra, provenance, write_json)
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.trainer import History
@@ -18,8 +18,7 @@ HELP = 'Train a policy on demonstrations and write its bundle.'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--data', required=True, metavar='DIR',
-                        help='npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
+    add_data(parser, 'npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
     parser.add_argument('--recipe', default='pusht_small', metavar='R',
                         help='YAML file, or a name in config/recipes (default pusht_small)')
     add_run(parser)
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     recipe, world, out = load_recipe(args.recipe), join(), Path(args.out)
-    data = open_data(recipe, Path(args.data))
+    data = open_data(recipe, args.data)
     began, origin = time.monotonic(), provenance()
     training = Training(recipe, data, out, args.seed, world, closed_loop(args))
     policy = training.run()
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
                       'epochs': len(c.train), 'hours': c.seconds / 3600, **chosen(c)}
               for stage, c in training.curves.items()}
     facts = {
-        'training': {'recipe': recipe.source, 'data': data.source.rsplit('/', 1)[-1],
+        'training': {'recipe': recipe.source, 'data': data.title,
                      'episodes': len(data.episode_ends), 'rows': len(training.states),
                      'seed': args.seed, 'stages': losses, 'device': str(world.device),
                      'processes': world.size, 'threads': args.threads},

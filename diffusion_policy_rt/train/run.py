@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ from diffusion_policy_rt.model.policy import Policy, make_encoder
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
-from diffusion_policy_rt.train.data import Dataset, read_dataset
+from diffusion_policy_rt.train.data import Dataset, join, read_dataset
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
@@ -108,10 +109,18 @@ def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return keys
 
 
-def open_data(recipe: Recipe, path: Path) -> Dataset:
-    """Read the recipe's streams; DataError if the data's rate is another than the recipe's."""
+def open_data(recipe: Recipe, paths: Sequence[str | Path]) -> Dataset:
+    """Read the recipe's streams of one or more data sets, one after the other.
+
+    DataError if a data set's rate is another than the recipe's.
+    """
+    data = join([_open(recipe, path) for path in paths])
+    return data.first(recipe.max_episodes) if recipe.max_episodes else data
+
+
+def _open(recipe: Recipe, path: str | Path) -> Dataset:
     data = read_dataset(path, stream_keys(recipe))
     if data.rate_hz is not None and abs(data.rate_hz - recipe.rate) > 1e-3 * recipe.rate:
         raise DataError(f'{data.source} was recorded at {data.rate_hz:g} Hz; the recipe says '
                         f'{recipe.rate:g}')
-    return data.first(recipe.max_episodes) if recipe.max_episodes else data
+    return data

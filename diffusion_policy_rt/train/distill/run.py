@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -64,8 +64,9 @@ def student_spec(teacher: PolicySpec, recipe: DistillRecipe) -> PolicySpec:
 class Distillation:
     """One run: teacher and student, the data at hand, and the curves so far."""
 
-    def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Path, out: Path, seed: int,
-                 world: World, closed_loop: ClosedLoop | None = None) -> None:
+    def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Sequence[str | Path],
+                 out: Path, seed: int, world: World,
+                 closed_loop: ClosedLoop | None = None) -> None:
         self.closed_loop = closed_loop
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
         self.method = METHODS[recipe.method]
@@ -89,8 +90,8 @@ class Distillation:
             teacher.spec, without_prefix(self.layout, self.observed[self.compared]))
         self.history = History()
 
-    def _read(self, teacher: Bundle, plan: Recipe, path: Path) -> None:
-        data, spec, how = open_data(plan, path), teacher.spec, self.recipe.train
+    def _read(self, teacher: Bundle, plan: Recipe, paths: Sequence[str | Path]) -> None:
+        data, spec, how = open_data(plan, paths), teacher.spec, self.recipe.train
         windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
         states = columns(data, 'state', plan.state)
         chunks = spec.action.normalise(gather_chunks(plan, data, windows)).astype(np.float32)
@@ -104,7 +105,7 @@ class Distillation:
         self.noise = latent_deviation(spec, how.latent_noise).astype(np.float32)
         self.chunks = torch.from_numpy(chunks).to(self.world.device)
         self.observed = torch.from_numpy(observed).to(self.world.device)
-        self.facts = {'data': data.source.rsplit('/', 1)[-1], 'episodes': len(data.episode_ends),
+        self.facts = {'data': data.title, 'episodes': len(data.episode_ends),
                       'rows': len(states)}
 
     @property
