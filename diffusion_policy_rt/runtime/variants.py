@@ -23,7 +23,7 @@ squared-cosine schedule.
 WARM_START = 2.0
 """Level that `warm-start` noises the last chunk to, relative to the deviation of the data.
 
-Chosen on Push-T with the shipped policy by dprt eval --seed 200000 --episodes 40 (+-0.02 to 0.045),
+Chosen with the shipped Push-T policy by dprt eval --seed 200000 --episodes 40 (+-0.02 to 0.045),
 level by level beside plain ddim:
 
     calls, executed    ddim     1      2      4      8
