@@ -90,6 +90,11 @@ class PolicyLoop:
 
     # -- plan ----------------------------------------------------------------------------------
 
+    @property
+    def chunk(self) -> Chunk | None:
+        """The chunk that is followed."""
+        return self._chunk
+
     def wants_plan(self, now_ns: int) -> bool:
         """Whether the last plan's actions to execute, or all it has, are used up at `now_ns`."""
         chunk, planned_ns = self._chunk, self._planned_ns
