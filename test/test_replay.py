@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_policy_rt.errors import DataError, SpecError
-from diffusion_policy_rt.replay.charge import Charge, modelled, parse_time, recorded
+from diffusion_policy_rt.replay.charge import Charge, modelled, recorded
 from diffusion_policy_rt.replay.drive import Conditions, Replay, Watchers
 from diffusion_policy_rt.replay.faults import Arrival, Fault
 from diffusion_policy_rt.replay.mapping import map_topics, parse
@@ -21,6 +21,7 @@ from diffusion_policy_rt.replay.streams import segments
 from diffusion_policy_rt.replay.trail import Trail
 from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.text import parse_seconds, parse_time
 
 STREAMS = ('front', 'wrist', 'state')
 
@@ -139,6 +140,7 @@ def test_what_is_no_latency_is_refused(text):
 def test_durations_have_units():
     assert [parse_time(t) for t in ('250us', '1.5ms', '.2s', '0')] == [250_000, 1_500_000,
                                                                       200_000_000, 0]
+    assert parse_seconds('20ms') == parse_seconds('0.02') == 0.02
 
 
 # -- figures -------------------------------------------------------------------------------------

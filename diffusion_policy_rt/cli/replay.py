@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import add_policy, extra, provenance, table, write_json
 from diffusion_policy_rt.errors import DataError
-from diffusion_policy_rt.text import show
+from diffusion_policy_rt.text import parse_seconds, show
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.replay.session import Wish
@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              ' on all streams, or on a camera or `state`')
     parser.add_argument('--rate', type=float, default=0.0, metavar='HZ',
                         help='control rate (default: the policy\'s)')
-    parser.add_argument('--deadline', type=float, default=0.0, metavar='S',
-                        help='deadline of each tick (default 0.05, at most half a period)')
+    parser.add_argument('--deadline', default='0', metavar='T',
+                        help='deadline of each tick, such as 20ms or 0.02 (default 0.05, at most '
+                             'half a period)')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
                         help='another setting of the node\'s loop, such as action_timeout=1')
     parser.add_argument('--action-type', default='joint_trajectory', metavar='T',
@@ -72,7 +73,7 @@ def make_wish(args: argparse.Namespace) -> Wish:
     if out.exists() and any(out.iterdir()):
         raise DataError(f'{out} is not empty; choose another --out')
     return Wish(Path(args.bag), out, args.latency, args.steps, args.threads, args.seed, args.rate,
-                args.deadline, args.map, args.fault, dict(map(setting, args.set)),
+                parse_seconds(args.deadline), args.map, args.fault, dict(map(setting, args.set)),
                 args.action_type, not args.no_bag)
 
 

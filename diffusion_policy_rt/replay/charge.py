@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,20 +23,12 @@ from diffusion_policy_rt.runtime.latency import LatencyModel
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.trace import read_values
 from diffusion_policy_rt.runtime.warmup import warm_up
+from diffusion_policy_rt.text import parse_time
 
-UNITS = {'ns': 1, 'us': 1e3, 'ms': 1e6, 's': 1e9}
 Z99 = 2.3263478740408408
 """Standard score of the 99th percentile."""
 PRIMED = 100
 """Plans that the loop is told of before the first tick, as after the node's warm-up."""
-
-
-def parse_time(text: str) -> int:
-    """Return a duration such as 12ms, 0.5s or 250us [ns]; SpecError where it is none."""
-    match = re.fullmatch(r'(\d+(?:\.\d*)?|\.\d+)(ns|us|ms|s)', text.strip())
-    if match is None and text.strip() != '0':
-        raise SpecError(f'{text!r} is no duration; write it like 12ms, 250us or 0.5s')
-    return round(float(match[1]) * UNITS[match[2]]) if match else 0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.replay.charge import parse_time
+from diffusion_policy_rt.text import parse_time
 
 SHARES, TIMES = ('drop', 'reorder'), ('delay', 'skew')
 KINDS = (*SHARES, *TIMES, 'freeze', 'noise')
