@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.torch_weights import read_weights
+from diffusion_policy_rt.engines.weights import WEIGHTS
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.runtime.precond import denoise
@@ -17,8 +17,8 @@ def load_policy(bundle: Bundle) -> Policy:
     """Build the bundle's networks with their weights; EngineError where these do not fit."""
     policy = Policy(bundle.spec, bundle.model)
     try:
-        policy.load_state_dict(load_file(bundle.path('weights.safetensors')))
-    except (RuntimeError, SafetensorError) as error:
+        policy.load_state_dict(read_weights(bundle.path(WEIGHTS), policy))
+    except RuntimeError as error:
         raise EngineError(f'{bundle.folder}: the weights do not fit the model: '
                           f'{str(error).splitlines()[-1].strip()}') from error
     return policy.eval()

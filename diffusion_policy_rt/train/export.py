@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +18,13 @@ from torch import nn
 
 from diffusion_policy_rt.engines.bundle import Bundle, write_bundle
 from diffusion_policy_rt.engines.load import load_engine
+from diffusion_policy_rt.engines.weights import (
+    PRODUCTS, WEIGHTS, Stored, read_header)
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.model.lower import lower
 from diffusion_policy_rt.model.policy import Policy
 
 OPSET = 17
-WEIGHTS = 'weights.safetensors'
 
 
 def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
@@ -30,18 +33,18 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
 
     `model` is the networks' configuration; `facts` holds `training`, `quality`, `provenance`.
     """
-    policy = policy.cpu().eval()
+    lowered = lower(copy.deepcopy(policy.cpu().eval()))
 
     def fill(partial: Path) -> None:
-        tensors = {name: t.contiguous() for name, t in policy.state_dict().items()}
-        save_file(tensors, partial / WEIGHTS)
-        offsets = tensor_offsets(partial / WEIGHTS)
-        for name, (module, inputs, output) in graphs(policy).items():
+        tensors = {name: t.contiguous() for name, t in lowered.state_dict().items()}
+        save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS})
+        stored = read_header(partial / WEIGHTS)[0]
+        for name, (module, inputs, output) in graphs(lowered).items():
             path = partial / f'{name}.onnx'
             _export(module, inputs, output, path)
             prefix = name.replace('encoder_', 'encoders.', 1) + '.'
-            share_weights(path, {k: v for k, v in offsets.items() if k.startswith(prefix)},
-                          policy.state_dict())
+            share_weights(path, {k: v for k, v in stored.items() if k.startswith(prefix)},
+                          tensors)
 
     bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
                                    'dtypes': {'weights': 'float32'}}, fill)
@@ -72,30 +75,25 @@ def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
                           output_names=[output], opset_version=OPSET, dynamo=False)
 
 
-def tensor_offsets(path: Path) -> dict[str, tuple[int, int]]:
-    """Return each tensor's (offset, length) in bytes in a safetensors file."""
-    with path.open('rb') as file:
-        size = int.from_bytes(file.read(8), 'little')
-        header = json.loads(file.read(size))
-    return {name: (8 + size + entry['data_offsets'][0],
-                   entry['data_offsets'][1] - entry['data_offsets'][0])
-            for name, entry in header.items() if name != '__metadata__'}
-
-
-def share_weights(path: Path, offsets: Mapping[str, tuple[int, int]],
+def share_weights(path: Path, stored: Mapping[str, Stored],
                   tensors: Mapping[str, torch.Tensor]) -> None:
     """Make the graph's initialisers refer to equal tensors in the weights file, by their bytes."""
-    held = {tensors[name].numpy().tobytes(): where for name, where in offsets.items()}
+    held = {_digest(tensors[name].numpy()): where for name, where in stored.items()}
     graph = onnx.load(str(path))
     for initialiser in graph.graph.initializer:
-        where = held.get(numpy_helper.to_array(initialiser).tobytes())
-        if where is None or where[1] < 256:
+        where = held.get(_digest(numpy_helper.to_array(initialiser)))
+        if where is None or where.length < 256:
             continue
         initialiser.ClearField('raw_data')
         initialiser.data_location = TensorProto.EXTERNAL
-        for key, value in (('location', WEIGHTS), ('offset', where[0]), ('length', where[1])):
+        for key, value in (('location', WEIGHTS), ('offset', where.offset),
+                           ('length', where.length)):
             initialiser.external_data.add(key=key, value=str(value))
     path.write_bytes(graph.SerializeToString())
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).data).digest()
 
 
 def check_parity(bundle: Bundle, tolerance: float = 1e-4) -> float:
