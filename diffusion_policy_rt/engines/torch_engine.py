@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import nn
 
 from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.executed import summary
 from diffusion_policy_rt.engines.torch_weights import read_weights
 from diffusion_policy_rt.engines.weights import WEIGHTS
 from diffusion_policy_rt.errors import EngineError
-from diffusion_policy_rt.model.policy import Policy
+from diffusion_policy_rt.model.policy import Policy, parts
+from diffusion_policy_rt.runtime.ports import Layer
 from diffusion_policy_rt.runtime.precond import denoise
+
+
+PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
 
 
 def load_policy(bundle: Bundle) -> Policy:
@@ -34,8 +40,11 @@ class TorchEngine:
         self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         self._precond = bundle.spec.precond
         self._policy = load_policy(bundle).to(self._device)
-        self.dtypes = {name.split('.')[0]: str(p.dtype).removeprefix('torch.')
-                       for name, p in self._policy.named_parameters()}
+        self.executed = {
+            part: [Layer(name, type(layer).__name__, str(layer.weight.dtype).split('.')[1])
+                   for name, layer in module.named_modules() if isinstance(layer, PRODUCTS)]
+            for part, module in parts(self._policy).items()}
+        self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
 
     @torch.inference_mode()
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:

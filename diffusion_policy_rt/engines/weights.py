@@ -78,3 +78,15 @@ def check_scales(path: Path, tensors: Mapping[str, Stored]) -> None:
         if count != 1 and count not in shape[:2] + shape[-1:]:
             raise BundleError(f'{path}: {scale} has shape {list(tensors[scale].shape)}, which '
                               f'does not fit {name} {list(shape)}; quantize again')
+
+
+def part_of(part: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Return the tensors of `encoder_<camera>` or `denoiser`, by their names within it."""
+    prefix = prefix_of(part)
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()
+            if name.startswith(prefix)}
+
+
+def prefix_of(part: str) -> str:
+    """Return what the names of a part's tensors begin with."""
+    return part.replace('encoder_', 'encoders.', 1) + '.'

@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, numpy_helper
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import nn
 
 from diffusion_policy_rt.engines.bundle import Bundle, write_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.weights import (
-    PRODUCTS, WEIGHTS, Stored, read_header)
+    PRODUCTS, WEIGHTS, Stored, prefix_of, read_header)
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.lower import lower
 from diffusion_policy_rt.model.policy import Policy
@@ -36,15 +36,16 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
     lowered = lower(copy.deepcopy(policy.cpu().eval()))
 
     def fill(partial: Path) -> None:
-        tensors = {name: t.contiguous() for name, t in lowered.state_dict().items()}
+        tensors = {name: t.numpy() for name, t in lowered.state_dict().items()}
         save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS})
         stored = read_header(partial / WEIGHTS)[0]
         for name, (module, inputs, output) in graphs(lowered).items():
             path = partial / f'{name}.onnx'
             _export(module, inputs, output, path)
-            prefix = name.replace('encoder_', 'encoders.', 1) + '.'
-            share_weights(path, {k: v for k, v in stored.items() if k.startswith(prefix)},
-                          tensors)
+            graph = onnx.load(str(path))
+            name_products(graph)
+            share_weights(graph, name, stored, tensors)
+            path.write_bytes(graph.SerializeToString())
 
     bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
                                    'dtypes': {'weights': 'float32'}}, fill)
@@ -75,11 +76,23 @@ def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
                           output_names=[output], opset_version=OPSET, dynamo=False)
 
 
-def share_weights(path: Path, stored: Mapping[str, Stored],
-                  tensors: Mapping[str, torch.Tensor]) -> None:
-    """Make the graph's initialisers refer to equal tensors in the weights file, by their bytes."""
-    held = {_digest(tensors[name].numpy()): where for name, where in stored.items()}
-    graph = onnx.load(str(path))
+def name_products(graph: onnx.ModelProto) -> None:
+    """Call each product by the layer whose weight it reads, for the audit of what was executed."""
+    weights = {i.name for i in graph.graph.initializer if i.name.endswith('.weight')}
+    for node in graph.graph.node:
+        if node.op_type in ('MatMul', 'Conv') and node.input[1] in weights:
+            node.name = node.input[1].removesuffix('.weight')
+
+
+def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored],
+                  tensors: Mapping[str, np.ndarray]) -> None:
+    """Make the part's initialisers refer to equal tensors in the weights file, by their bytes.
+
+    `tensors` are what the file holds. Small ones stay in the graph.
+    """
+    prefix = prefix_of(part)
+    held = {_digest(tensors[name]): where for name, where in stored.items()
+            if name.startswith(prefix)}
     for initialiser in graph.graph.initializer:
         where = held.get(_digest(numpy_helper.to_array(initialiser)))
         if where is None or where.length < 256:
@@ -89,7 +102,6 @@ def share_weights(path: Path, stored: Mapping[str, Stored],
         for key, value in (('location', WEIGHTS), ('offset', where.offset),
                            ('length', where.length)):
             initialiser.external_data.add(key=key, value=str(value))
-    path.write_bytes(graph.SerializeToString())
 
 
 def _digest(array: np.ndarray) -> bytes:
