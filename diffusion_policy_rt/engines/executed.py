@@ -62,10 +62,10 @@ def check_executed(part: str, layers: Iterable[Layer], stored: Mapping[str, Stor
     """
     wanted = {name.removesuffix('.weight') for name in scales(stored) if name.endswith('.weight')}
     ran = {layer.name: layer.dtype for layer in layers}
-    for name in sorted(wanted):
-        if ran.get(name, 'int8') != 'int8':
-            raise EngineError(f'{part}: {name} is stored in 8 bits and was executed in '
-                              f'{ran[name]}; quantize the bundle for this machine')
-    if wanted and not wanted & ran.keys():
-        raise EngineError(f'{part}: none of its {len(wanted)} quantized layers was executed; '
-                          'quantize the bundle anew')
+    exact = sum(dtype == 'int8' for dtype in ran.values())
+    if exact < len(wanted):
+        others = sorted({f'{name} in {ran[name]}' for name in wanted & ran.keys()
+                         if ran[name] != 'int8'})
+        raise EngineError(f'{part}: {len(wanted)} layers are stored in 8 bits and {exact} were '
+                          f'executed so ({", ".join(others) or "the others are gone"}); '
+                          'quantize the bundle on this machine')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -53,25 +54,28 @@ class OnnxEngine:
         self._precond = bundle.spec.precond
         stored = read_header(bundle.path(WEIGHTS))[0]
         check_scales(bundle.path(WEIGHTS), stored)
-        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self.sessions: dict[str, onnxruntime.InferenceSession] = {}
         self.executed: dict[str, list[Layer]] = {}
         for part in [f'encoder_{camera.name}' for camera in bundle.spec.cameras] + ['denoiser']:
             made = open_graph(bundle.path(f'{part}.onnx'), threads)
-            self._sessions[part], self.executed[part] = made
+            self.sessions[part], self.executed[part] = made
             check_executed(part, self.executed[part], part_of(part, stored))
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
 
+    def run(self, part: str, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Run `encoder_<camera>` or `denoiser` on inputs by name; return its output [1, ...]."""
+        return self.sessions[part].run(None, dict(feed))[0]
+
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
         """Encode float32 [3, h, w] to float32 [L]."""
-        return self._sessions[f'encoder_{camera}'].run(None, {'image': image[None]})[0][0]
+        return self.run(f'encoder_{camera}', {'image': image[None]})[0]
 
     def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
                 *c_stop: float) -> np.ndarray:
         """Run the raw network: x float32 [H, A], cond float32 [C] to float32 [H, A]."""
         levels = {name: np.array([level], np.float32)
                   for name, level in zip(('c_noise', 'c_stop'), (c_noise, *c_stop))}
-        return self._sessions['denoiser'].run(
-            None, {'x': x[None], 'cond': cond[None], **levels})[0][0]
+        return self.run('denoiser', {'x': x[None], 'cond': cond[None], **levels})[0]
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -63,3 +64,47 @@ def _dequantize(path: Path, name: str, tensors: Mapping[str, Tensor], axis: int)
     if before is not None:  # SmoothQuant: the input was divided by it
         value = value * before.float().reshape(1, -1, *[1] * (value.ndim - 2))
     return value
+
+
+QUANT_CONFIG = 'hf_quant_config.json'
+ALGORITHMS = ('FP8', 'FP8_PER_CHANNEL_PER_TOKEN', 'W8A16', 'W8A8_SQ_PER_CHANNEL')
+"""modelopt's names of the formats with one scale per tensor or per output channel."""
+
+
+def read_checkpoint(folder: Path, module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a folder that modelopt exported, in float32.
+
+    It holds `hf_quant_config.json` and one or more safetensors files. Raises BundleError for
+    formats that pack several values in a byte, and for layers that are missing or unknown.
+    """
+    _check_algorithm(folder / QUANT_CONFIG)
+    files = sorted(folder.glob('*.safetensors'))
+    if not files:
+        raise BundleError(f'{folder} holds no safetensors file; give the folder that modelopt '
+                          'exported')
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        weights |= read_weights(path, module)
+    wanted = module.state_dict()
+    odd = sorted(set(wanted) - set(weights)) or sorted(
+        name for name, tensor in wanted.items() if tensor.shape != weights[name].shape)
+    if odd:
+        raise BundleError(f'{folder} has no {odd[0]} of shape {list(wanted[odd[0]].shape)}; it '
+                          'must be the checkpoint of this policy')
+    return weights
+
+
+def _check_algorithm(path: Path) -> None:
+    try:
+        said = json.loads(path.read_text())['quantization']
+        layers = said.get('quantized_layers', {}).values()
+        named = {said['quant_algo'], *(layer['quant_algo'] for layer in layers)}
+    except OSError as error:
+        raise BundleError(f'cannot read {path}: {error.strerror}; give the folder that modelopt '
+                          'exported') from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BundleError(f'{path} is damaged; export the checkpoint again') from error
+    unknown = sorted(named - {*ALGORITHMS, 'MIXED_PRECISION', None})
+    if unknown:
+        raise BundleError(f'{path}: format {unknown[0]} is not read; use one of '
+                          f'{", ".join(ALGORITHMS)}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,5 +44,5 @@ class Engine(Encoder, Denoiser, Protocol):
     """`onnxruntime`, `torch`, ..."""
     dtypes: dict[str, str]
     """Part -> data type of its products as executed, or `int8 38, float32 3` where they differ."""
-    executed: Mapping[str, Sequence[Layer]]
+    executed: dict[str, list[Layer]]
     """Part -> its products in order of execution."""

@@ -36,7 +36,8 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
     lowered = lower(copy.deepcopy(policy.cpu().eval()))
 
     def fill(partial: Path) -> None:
-        tensors = {name: t.numpy() for name, t in lowered.state_dict().items()}
+        tensors = {name: np.ascontiguousarray(t.numpy())
+                   for name, t in lowered.state_dict().items()}
         save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS})
         stored = read_header(partial / WEIGHTS)[0]
         for name, (module, inputs, output) in graphs(lowered).items():
