@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ def layer_name(node: str) -> str:
     `train.export` calls products by their weights; optimisers and quantizers append to that.
     """
     path = node.split('/', 1)[0] or node.strip('/')
-    return path.removesuffix('_quant')
+    return re.sub(r'(_quant|_token_\d+)+$', '', path)
 
 
 def summary(layers: Iterable[Layer]) -> str:
