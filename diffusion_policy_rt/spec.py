@@ -22,6 +22,10 @@ KINDS: Mapping[str, tuple[type, ...]] = {
 SAMPLERS = ('ddim', 'ancestral', 'renoise', 'point')
 
 
+def _falling(levels: Sequence[float]) -> bool:
+    return all(math.inf > a > b for a, b in zip(levels, (*levels[1:], 0.0)))
+
+
 def _tuple(values: Sequence[Any], kind: type) -> tuple[Any, ...]:
     if isinstance(values, str):
         raise TypeError(f'expected a list, found {values!r}')
@@ -196,14 +200,20 @@ class Schedule:
     """Falling noise levels, one network call each."""
     noise_scale: float = 1.0
     """`ancestral`, `renoise`: factor of the fresh noise, 0..1; 1 is as published."""
+    warm_sigmas: tuple[float, ...] = ()
+    """Levels visited instead, no more of them, where the last chunk is known: it is noised to the
+    first of them (warm start). Empty: the last chunk is not looked at."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'sigmas', _tuple(self.sigmas, float))
+        for name in ('sigmas', 'warm_sigmas'):
+            object.__setattr__(self, name, _tuple(getattr(self, name), float))
         if self.kind not in SAMPLERS:
             raise SpecError(f'schedule kind {self.kind!r}: use one of {", ".join(SAMPLERS)}')
-        falling = all(a > b for a, b in zip(self.sigmas, self.sigmas[1:]))
-        if not self.sigmas or not falling or not 0 < self.sigmas[-1] <= self.sigmas[0] < math.inf:
+        if not self.sigmas or not all(map(_falling, (self.sigmas, self.warm_sigmas))):
             raise SpecError('schedule: sigmas must be positive, finite and falling')
+        if len(self.warm_sigmas) > len(self.sigmas):
+            raise SpecError(f'schedule: a warm start takes {len(self.warm_sigmas)} calls, more '
+                            f'than the {len(self.sigmas)} from noise')
         if not 0 <= self.noise_scale <= 1:
             raise SpecError(f'schedule: noise_scale {self.noise_scale} must lie in 0..1')
 
@@ -229,6 +239,8 @@ class PolicySpec:
     """Number of network calls -> the schedule that uses so many."""
     clip: float | None = 1.0
     """Bound of the denoised estimate in normalised units; None leaves it free."""
+    prefix: int = 0
+    """Committed actions that a plan can be told (`runtime/prefix.py`); 0 for none."""
 
     def __post_init__(self) -> None:
         names = [camera.name for camera in self.cameras]
@@ -239,6 +251,9 @@ class PolicySpec:
         if not 1 <= self.n_action_steps <= self.horizon - self.n_obs + 1:
             raise SpecError(f'policy {self.name}: n_action_steps {self.n_action_steps} must lie '
                             f'in 1..{self.horizon - self.n_obs + 1} (horizon - n_obs + 1)')
+        if not 0 <= self.prefix <= self.horizon - self.n_obs:
+            raise SpecError(f'policy {self.name}: prefix {self.prefix} must lie in '
+                            f'0..{self.horizon - self.n_obs} (horizon - n_obs)')
         if not 0 < self.rate < math.inf:
             raise SpecError(f'policy {self.name}: rate must be above zero')
         if self.clip is not None and not 0 < self.clip < math.inf:
@@ -262,9 +277,14 @@ class PolicySpec:
         return tuple(sorted(self.schedules))
 
     @property
-    def cond_dim(self) -> int:
-        """Length of the condition vector: n_obs x (latents of all cameras, state)."""
+    def observed_dim(self) -> int:
+        """Length of what the condition says of the observation: n_obs x (latents, state)."""
         return self.n_obs * (sum(c.latent_dim for c in self.cameras) + len(self.state))
+
+    @property
+    def cond_dim(self) -> int:
+        """Length of the condition vector: the observation, then the committed actions."""
+        return self.observed_dim + self.prefix * (len(self.action) + 1)
 
     def camera(self, name: str) -> CameraSpec:
         """Return the camera called `name`; SpecError lists the others."""

@@ -73,7 +73,7 @@ def test_modes_are_counted_over_states_by_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(modes, 'STRAIGHT', 1.0)
     monkeypatch.setattr(modes, 'OFFSETS', np.zeros(1))
     data = result(tmp_path, 'eval', '--policy', 'pusht', '--steps', '1', '--modes', 'pusht',
-                  '--seed', '200000', '--episodes', '2')
+                  '--seed', '200000', '--episodes', '2', '--workers', '1')
     assert set(data) >= MODES_KEYS and data['steps'] == 1 and data['candidates'] == 2
     assert data['modes'] == 2 * data['states'] == 4
     assert [s['seed'] for s in data['per_state']] == [200_000, 200_001]

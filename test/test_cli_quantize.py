@@ -59,7 +59,7 @@ def test_the_result_tells_what_was_tried_and_every_layer_s_sensitivity(done):
 def test_where_the_bundle_came_from_is_told(done, toy):  # noqa: F811
     provenance = done[0].provenance
     assert provenance['source'] == read_bundle(toy[1]).digest
-    assert provenance['calibration'] == {'data': 'data', 'observations': 8, 'seed': 0}
+    assert provenance['calibration'] == {'data': ['data'], 'observations': 8, 'seed': 0}
 
 
 def test_a_policy_that_fails_the_gate_is_not_written(toy, tmp_path, capsys):  # noqa: F811

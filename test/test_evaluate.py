@@ -7,7 +7,7 @@ from diffusion_policy_rt.errors import BundleError, EngineError, SpecError
 from diffusion_policy_rt.replay.episode import (
     Episode, PolicyController, RandomController, run_episode)
 from diffusion_policy_rt.replay.evaluate import (
-    Evaluation, bootstrap, default_steps, evaluate, make_controller, summarise)
+    Evaluation, bootstrap, default_steps, evaluate, make_controller, outcome, summarise)
 from diffusion_policy_rt.replay.pictures import write_sheet
 from diffusion_policy_rt.sim.pusht import MAX_STEPS, PushT
 
@@ -66,7 +66,7 @@ def test_the_interval_holds_the_mean_and_narrows_with_more_episodes():
 
 def test_the_mean_of_the_episodes_is_the_mean_that_is_reported():
     episodes = [Episode(s, [c], [np.zeros(2)]) for s, c in ((1, 0.2), (2, 0.96), (3, 0.5))]
-    result = summarise(episodes)
+    result = summarise([outcome(episode) for episode in episodes])
     scores = [e['max_coverage'] for e in result['per_episode']]
     assert result['mean_max_coverage'] == pytest.approx(np.mean(scores))
     assert result['success_rate'] == pytest.approx(1 / 3)

@@ -13,7 +13,7 @@ from diffusion_policy_rt.model.encoder import (  # noqa: E402
 from diffusion_policy_rt.model.mlp import MLPDenoiser  # noqa: E402
 from diffusion_policy_rt.model.policy import Policy, make_encoder  # noqa: E402
 from diffusion_policy_rt.model.unet import ConditionalUnet1D  # noqa: E402
-from diffusion_policy_rt.runtime.observation import condition  # noqa: E402
+from diffusion_policy_rt.runtime.observation import observed  # noqa: E402
 
 
 def parameters(make):
@@ -107,10 +107,10 @@ def test_training_joins_the_condition_as_the_robot_does():
     rng = np.random.default_rng(0)
     latents = {c.name: rng.standard_normal((3, 8)).astype(np.float32) for c in spec.cameras}
     states = rng.standard_normal((3, 3))
-    batch = Policy(spec, KEYPOINT_MLP).condition(
+    batch = Policy(spec, KEYPOINT_MLP).observed(
         {name: torch.from_numpy(x)[None] for name, x in latents.items()},
         torch.from_numpy(spec.state.normalise(states).astype(np.float32))[None])
-    expected = condition(spec, {name: list(x) for name, x in latents.items()}, states)
+    expected = observed(spec, {name: list(x) for name, x in latents.items()}, states)
     np.testing.assert_array_equal(batch[0].numpy(), expected)
 
 

@@ -7,7 +7,8 @@ from diffusion_policy_rt.errors import DataError, EngineError
 from diffusion_policy_rt.replay import modes
 from diffusion_policy_rt.replay.evaluate import Evaluation
 from diffusion_policy_rt.replay.modes import (
-    MARGIN, OFFSETS, compare, draw, kept_modes, make_loop, shares, sideways, watershed)
+    MARGIN, OFFSETS, Crossroads, compare, draw, kept_modes, make_loop, search, shares, sideways,
+    watershed)
 from diffusion_policy_rt.sim.block import GOAL, middle
 from diffusion_policy_rt.sim.crossroads import crossroads
 from diffusion_policy_rt.sim.pusht import PushT
@@ -131,7 +132,19 @@ def test_modes_are_counted_of_bundles_only():
 def test_a_policy_held_against_itself_by_the_same_noise_keeps_every_mode(monkeypatch):
     monkeypatch.setattr(modes, 'SPLIT', 0.0)
     monkeypatch.setattr(modes, 'STRAIGHT', 1.0)
-    pair = make_loop(Evaluation('pusht', steps=1))
-    result = compare(pair, pair, SEEDS[:3])
+    what = Evaluation('pusht', steps=1)
+    states = list(search(what, SEEDS[:3], 1))
+    result = compare(what, states, 1)
     assert result['states'] == 3 and result['mode_coverage'] == 1
-    assert result['steps'] == result['teacher_steps'] == 1
+    assert [s.seed for s in states] == list(SEEDS[:3])
+    assert list(search(what, SEEDS[:3], 2)) == states, 'processes change nothing'
+
+
+def test_a_student_draws_only_where_the_teacher_goes_both_ways(monkeypatch):
+    asked = []
+    monkeypatch.setattr(modes, 'way_shares', lambda policy, robot, seed, offset: asked.append(
+        (seed, offset)) or np.array([0.5, 0.5]))
+    states = [Crossroads(1, 5.0, (0.6, 0.4)), Crossroads(2, 6.0, (1.0, 0.0)),
+              Crossroads(3, 7.0, (0.5, 0.5))]
+    result = compare(Evaluation('pusht', steps=1), states, 1)
+    assert asked == [(1, 5.0), (3, 7.0)] and result['states'] == 2 and result['candidates'] == 3

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_policy_rt.runtime.observation import (
-    NotReady, Observation, ObservationBuffer, State, Stream, condition)
+    NotReady, Observation, ObservationBuffer, State, Stream, observed)
 
 CAMERAS = ('front', 'wrist')
 TIMEOUT, SKEW = 500 * MS, 100 * MS
@@ -140,5 +140,5 @@ def test_the_condition_goes_by_instant_then_camera_then_normalised_state():
     latents = {'wrist': [np.full(8, 2), np.full(8, 5)], 'front': [np.full(8, 1), np.full(8, 4)]}
     states = np.array([[0, 1, 0.5], [4, 6, 1]])  # the offset, then one scale above it
     expected = [1] * 8 + [2] * 8 + [0] * 3 + [4] * 8 + [5] * 8 + [1] * 3
-    cond = condition(spec, latents, states)
+    cond = observed(spec, latents, states)
     assert cond.dtype == np.float32 and cond.tolist() == expected

@@ -14,10 +14,10 @@ onnx = pytest.importorskip('onnx', reason='graphs are rewritten by onnx')
 from safetensors.numpy import load_file, save_file  # noqa: E402
 
 from diffusion_policy_rt.engines import cpu, executed, onnx_engine  # noqa: E402
-from diffusion_policy_rt.engines.bundle import read_bundle, write_bundle  # noqa: E402
+from diffusion_policy_rt.engines.bundle import WEIGHTS, read_bundle, write_bundle  # noqa: E402
 from diffusion_policy_rt.engines.load import installed, load_engine  # noqa: E402
 from diffusion_policy_rt.engines.torch_weights import read_checkpoint, read_weights  # noqa: E402
-from diffusion_policy_rt.engines.weights import WEIGHTS, check_scales, read_header  # noqa: E402
+from diffusion_policy_rt.engines.weights import check_scales, read_header  # noqa: E402
 from diffusion_policy_rt.errors import BundleError, EngineError  # noqa: E402
 from diffusion_policy_rt.model.policy import Policy  # noqa: E402
 from diffusion_policy_rt.runtime.ports import Layer  # noqa: E402

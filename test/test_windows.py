@@ -6,7 +6,7 @@ from fakes import tiny_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_policy_rt.runtime.observation import condition
+from diffusion_policy_rt.runtime.observation import observed
 from diffusion_policy_rt.train.windows import (
     chunks, condition_rows, make_windows, split_episodes)
 
@@ -86,6 +86,6 @@ def test_training_conditions_are_those_the_loop_makes(n_obs):
     states = rng.standard_normal((6, 3))
     windows = make_windows(np.array([2, 6]), n_obs, 8)
     made = condition_rows(spec, latents, states, windows)
-    for row, observed in zip(made, windows.observed):
-        own = {name: list(x[observed]) for name, x in latents.items()}
-        np.testing.assert_array_equal(row, condition(spec, own, states[observed]))
+    for row, seen in zip(made, windows.observed):
+        own = {name: list(x[seen]) for name, x in latents.items()}
+        np.testing.assert_array_equal(row, observed(spec, own, states[seen]))

@@ -11,19 +11,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.files import whole_file
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.train.selection import ClosedLoop
 
 
 def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     """Add --policy, --engine, --threads, --steps and --seed, whose default is `seed`."""
     parser.add_argument('--policy', default='pusht', metavar='P',
                         help='bundle folder, or the name of a shipped bundle (default pusht)')
-    parser.add_argument('--engine', default='auto', metavar='E',
-                        help='auto, onnxruntime or torch (default auto)')
+    add_engine(parser)
     parser.add_argument('--threads', type=positive, default=1, metavar='N',
                         help='threads per matrix product (default 1)')
     parser.add_argument('--steps', type=positive, default=0, metavar='K',
@@ -31,10 +33,28 @@ def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     add_seed(parser, seed)
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add --engine."""
+    parser.add_argument('--engine', default='auto', metavar='E',
+                        help='auto, onnxruntime or torch (default auto)')
+
+
+def add_floor_data(parser: argparse.ArgumentParser) -> None:
+    """Add --data for the nearest neighbour."""
+    parser.add_argument('--data', metavar='DIR',
+                        help='Push-T demonstrations, which the policy `nearest` replays')
+
+
 def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
     """Add --seed."""
     parser.add_argument('--seed', type=natural, default=default, metavar='S',
                         help=f'seed of all random choices (default {default})')
+
+
+def add_data(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --data, which may be given several times."""
+    parser.add_argument('--data', required=True, action='append', metavar='DIR',
+                        help=f'{what}; may be given several times')
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +65,27 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=positive, default=os.cpu_count() or 1, metavar='N',
                         help='CPU threads (default: all cores)')
     add_seed(parser)
+
+
+def add_selection(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of the checkpoint in closed loop."""
+    parser.add_argument('--eval-every', type=natural, default=0, metavar='K',
+                        help='evaluate on Push-T at the end of every K epochs, and keep the epoch '
+                             'of the best score (default 0: not)')
+    parser.add_argument('--eval-episodes', type=positive, default=40, metavar='N',
+                        help='episodes of each evaluation, from seed 300000 (default 40)')
+    parser.add_argument('--eval-steps', type=positive, action='append', default=[], metavar='K',
+                        help='network calls per plan to evaluate; may be repeated (default: the '
+                             'most served up to 8)')
+
+
+def closed_loop(args: argparse.Namespace) -> ClosedLoop | None:
+    """Return the evaluation that `add_selection` was given; None without --eval-every."""
+    if not args.eval_every:
+        return None
+    with extra('--eval-every', 'sim'):
+        from diffusion_policy_rt.train.selection import ClosedLoop
+    return ClosedLoop(args.eval_every, args.eval_episodes, tuple(args.eval_steps), args.threads)
 
 
 @contextmanager

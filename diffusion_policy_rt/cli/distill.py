@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import add_run, extra, natural, provenance, write_json
+from diffusion_policy_rt.cli.common import (
+    add_data, add_run, add_selection, closed_loop, extra, natural, provenance, write_json)
 
 HELP = 'Distill a policy into one of few steps and write its bundle.'
 NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow')
@@ -15,8 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--teacher', required=True, metavar='P',
                         help='bundle of the many-step policy, as dprt train wrote it')
-    parser.add_argument('--data', required=True, metavar='DIR',
-                        help='the demonstrations that the teacher was trained on')
+    add_data(parser, 'the demonstrations that the teacher was trained on')
     parser.add_argument('--method', choices=NAMES, default='onedp-s',
                         help='trajectory: consistency; distribution: dmd2, onedp-s, onedp-d; '
                              'without the teacher: meanflow (default onedp-s)')
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--epochs', type=natural, default=0, metavar='N',
                         help='passes over the data (default: the recipe\'s)')
     add_run(parser)
+    add_selection(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         from diffusion_policy_rt.engines.bundle import read_bundle
         from diffusion_policy_rt.train.curves import write_curves
         from diffusion_policy_rt.train.distill.recipe import load_distill_recipe
-        from diffusion_policy_rt.train.distill.run import Distillation
+        from diffusion_policy_rt.train.distill.run import Distillation, student_spec
         from diffusion_policy_rt.train.distributed import join
         from diffusion_policy_rt.train.export import export_bundle
 
@@ -43,15 +44,18 @@ def run(args: argparse.Namespace) -> None:
     shipped = f'distill_{args.method.replace("-", "_")}'
     recipe = load_distill_recipe(args.recipe or shipped, args.method, args.epochs)
     teacher, world, out, origin = read_bundle(args.teacher), join(), Path(args.out), provenance()
-    run = Distillation(teacher, recipe, Path(args.data), out, args.seed, world)
+    selection = closed_loop(args)
+    if selection is not None:
+        selection.served(student_spec(teacher.spec, recipe))  # before the data are read
+    run = Distillation(teacher, recipe, args.data, out, args.seed, world, selection)
     student = run.run()
     if not world.leads:
         return
     facts = {
         'training': {'method': args.method, 'teacher': run.digest, 'recipe': recipe.source,
                      **run.facts, 'seed': args.seed, 'hours': run.history.seconds / 3600,
-                     'epochs': len(run.history.train), 'best_epoch': run.best['epoch'],
-                     'measures': run.history.measures[run.best['epoch'] - 1],
+                     'epochs': len(run.history.train), 'best_epoch': run.history.best_epoch,
+                     'measures': run.history.measures[run.history.best_epoch - 1],
                      'device': str(world.device), 'processes': world.size,
                      'threads': args.threads},
         'quality': {}, 'provenance': origin}

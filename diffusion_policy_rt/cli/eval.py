@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> None:
     """Run the episodes, or the states of --modes, and print the figures."""
     from diffusion_policy_rt.replay import evaluate
 
-    if args.seed < 206 and args.policy != evaluate.RANDOM:
-        raise DprtError(f'seeds 0..205 are the demonstrations\' own; use --seed {FIRST_TEST_SEED}')
+    if args.policy != evaluate.RANDOM:
+        check_seed(args.seed)
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
                                args.noise_seed, 25 if args.sheet else 0, variant(args),
                                demonstrations(args))
@@ -57,6 +57,12 @@ def run(args: argparse.Namespace) -> None:
     write_json(args.json, {**result, 'provenance': provenance()})
 
 
+def check_seed(first: int) -> None:
+    """Raise DprtError for the demonstrations' own seeds."""
+    if first < 206:
+        raise DprtError(f'seeds 0..205 are the demonstrations\' own; use --seed {FIRST_TEST_SEED}')
+
+
 def run_episodes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
     """Run the episodes, print their figures and return them."""
     from diffusion_policy_rt.replay import evaluate
@@ -64,7 +70,8 @@ def run_episodes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
     controller, steps, engine = evaluate.make_controller(what)
     theirs = read_json(args.against, 'per_episode') if args.against else None
     episodes = play(args, what)
-    result = {**evaluate.summarise(episodes), 'steps': steps, 'engine': engine,
+    outcomes = [evaluate.outcome(episode) for episode in episodes]
+    result = {**evaluate.summarise(outcomes), 'steps': steps, 'engine': engine,
               'delay': args.delay, 'seed': args.seed, 'schedule': schedule(controller, steps)}
     print(line(args.policy, result))
     if args.record:
@@ -85,7 +92,7 @@ def play(args: argparse.Namespace, what: Evaluation) -> list[Episode]:
 
     seeds, episodes = range(args.seed, args.seed + args.episodes), []
     with tqdm(total=len(seeds), unit='episode', desc=args.policy) as bar:
-        for episode in evaluate(what, seeds, min(args.workers, args.episodes)):
+        for episode in evaluate(what, seeds, args.workers):
             episodes.append(episode)
             bar.update()
             bar.set_postfix(score=f'{sum(e.max_coverage for e in episodes) / len(episodes):.3f}')

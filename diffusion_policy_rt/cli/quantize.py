@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_seed, extra, natural, positive, provenance, table, write_json)
+    add_data, add_seed, extra, natural, positive, provenance, table, write_json)
 from diffusion_policy_rt.errors import DprtError, SpecError
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--policy', default='pusht', metavar='P',
                         help='fp32 bundle folder, or the name of a shipped one (default pusht)')
-    parser.add_argument('--data', required=True, metavar='DIR',
-                        help='demonstrations: calibration and comparison see their images')
+    add_data(parser, 'demonstrations: calibration and comparison see their images')
     parser.add_argument('--out', required=True, metavar='FOLDER', help='the bundle to write')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='recipe that names the data\'s streams (default: the bundle\'s own)')
@@ -98,7 +97,7 @@ def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
 
     count, spec = args.observations, source.spec
     recipe = stream_recipe(bundle, args.recipe)
-    seen = read_observations(bundle, recipe, Path(args.data), 2 * count, args.seed)
+    seen = read_observations(bundle, recipe, args.data, 2 * count, args.seed)
     recorder = Recorder(source)
     comparison = Comparison(recorder, spec, seen[:min(count, SWEEP)], args.seed)
     parts, engine = quantizing.make_parts(source, recorder.feeds), Patched(source)
@@ -106,7 +105,8 @@ def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
         settle(args, part, engine, comparison)
     facts = {'training': dict(bundle.training), 'provenance': {
         **provenance(), 'source': bundle.digest, 'calibration': {
-            'data': Path(args.data).name, 'observations': count, 'seed': args.seed}}}
+            'data': [Path(path).name for path in args.data], 'observations': count,
+            'seed': args.seed}}}
     # compared under observations that nothing was calibrated on
     comparison = Comparison(OnnxEngine(source), spec, seen[count:], args.seed)
     made, report = quantizing.keep_sensitive(source, parts, folder, facts, comparison)
@@ -145,12 +145,12 @@ def closed_loop(args: argparse.Namespace, source: Bundle, made: Bundle) -> dict[
 
     from diffusion_policy_rt.replay.compare import paired_difference
     from diffusion_policy_rt.replay.evaluate import (
-        Evaluation, evaluate, make_controller, summarise)
+        Evaluation, check_task, evaluate, outcome, summarise)
 
     if not args.episodes:
         return {}
     try:
-        make_controller(Evaluation(str(source.folder), args.steps))
+        check_task(source.spec, args.policy)
     except SpecError as error:
         print(f'no closed loop: {error}')
         return {'score_loss': None}
@@ -158,8 +158,8 @@ def closed_loop(args: argparse.Namespace, source: Bundle, made: Bundle) -> dict[
     for bundle in (source, made):
         what = Evaluation(str(bundle.folder), args.steps, 'onnxruntime')
         episodes = evaluate(what, seeds, min(args.workers, args.episodes))
-        played.append(summarise(list(tqdm(episodes, total=len(seeds), unit='episode',
-                                          desc=bundle.folder.name))))
+        played.append(summarise([outcome(episode) for episode in tqdm(
+            episodes, total=len(seeds), unit='episode', desc=bundle.folder.name)]))
     before, after = played
     pair = paired_difference(after['per_episode'], before['per_episode'])
     return {'score_loss': -pair['difference'], 'score_difference_ci95': pair['ci95'],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from diffusion_policy_rt.cli.common import add_floor_data
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.runtime.variants import VARIANTS, Variant
 
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 
 def add_rivals(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument('--data', metavar='DIR',
-                        help='Push-T demonstrations; for --policy nearest, which replays them')
+    add_floor_data(parser)
     parser.add_argument('--sampler', choices=VARIANTS,
                         help='sample otherwise than the bundle says, in any --steps')
     parser.add_argument('--start', type=float, default=0.0, metavar='SIGMA',
@@ -74,10 +74,12 @@ def run_modes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
     # another noise than the student's, or a bundle would agree with itself draw by draw
     teacher = Evaluation(args.modes, max(read_bundle(args.modes).spec.steps), args.engine,
                          noise_seed=args.noise_seed + 1)
-    pair = modes.make_loop(what), modes.make_loop(teacher)
+    _, steps = modes.make_loop(what)
     seeds = range(args.seed, args.seed + args.episodes)
-    result = {**modes.compare(*pair, tqdm(seeds, unit='state', desc=args.policy)),
-              'seed': args.seed}
+    states = list(tqdm(modes.search(teacher, seeds, args.workers), unit='state',
+                       total=len(seeds), desc=args.modes))
+    result = {**modes.compare(what, states, args.workers), 'steps': steps,
+              'teacher_steps': teacher.steps, 'seed': args.seed}
     print(f'{args.policy}, {result["steps"]} steps: keeps {result["modes_kept"]} of '
           f'{result["modes"]} modes of {args.modes} at {result["teacher_steps"]} steps '
           f'({result["mode_coverage"]:.1%}), both in {result["both_kept"]:.1%} of '

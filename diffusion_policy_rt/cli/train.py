@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_rt.cli.common import add_run, extra, provenance, write_json
+from diffusion_policy_rt.cli.common import (
+    add_data, add_run, add_selection, closed_loop, extra, provenance, write_json)
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.train.trainer import History
 
 HELP = 'Train a policy on demonstrations and write its bundle.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--data', required=True, metavar='DIR',
-                        help='npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
+    add_data(parser, 'npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
     parser.add_argument('--recipe', default='pusht_small', metavar='R',
                         help='YAML file, or a name in config/recipes (default pusht_small)')
     add_run(parser)
+    add_selection(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,24 +38,30 @@ def run(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     recipe, world, out = load_recipe(args.recipe), join(), Path(args.out)
-    data = open_data(recipe, Path(args.data))
+    data = open_data(recipe, args.data)
     began, origin = time.monotonic(), provenance()
-    training = Training(recipe, data, out, args.seed, world)
+    training = Training(recipe, data, out, args.seed, world, closed_loop(args))
     policy = training.run()
     if not world.leads:
         return
     losses = {stage: {'train': c.train[-1], 'validation': c.validation[-1],
-                      'epochs': len(c.train), 'hours': c.seconds / 3600}
+                      'epochs': len(c.train), 'hours': c.seconds / 3600, **chosen(c)}
               for stage, c in training.curves.items()}
     facts = {
-        'training': {'recipe': recipe.source, 'data': data.source.rsplit('/', 1)[-1],
+        'training': {'recipe': recipe.source, 'data': data.title,
                      'episodes': len(data.episode_ends), 'rows': len(training.states),
                      'seed': args.seed, 'stages': losses, 'device': str(world.device),
                      'processes': world.size, 'threads': args.threads},
         'quality': {}, 'provenance': origin}
-    bundle = export_bundle(policy, {'encoder': dict(recipe.encoder),
-                                    'denoiser': dict(recipe.denoiser)}, out / 'bundle', facts)
+    bundle = export_bundle(policy, training.model, out / 'bundle', facts)
     write_curves(out / 'curves.png', training.curves)
     print(f'{bundle.folder}: trained in {(time.monotonic() - began) / 60:.1f} min; next: '
           f'dprt eval --policy {bundle.folder}')
     write_json(args.json, {'bundle': str(bundle.folder), 'sha256': bundle.digest, **facts})
+
+
+def chosen(curve: History) -> dict[str, Any]:
+    """Return which epoch was kept and what was measured of it, where one was chosen."""
+    if not curve.best_epoch:
+        return {}
+    return {'best_epoch': curve.best_epoch, 'measures': curve.measures[curve.best_epoch - 1]}

@@ -24,6 +24,7 @@ from diffusion_policy_rt.spec import PolicySpec
 
 FORMAT = 1
 MANIFEST = 'policy.json'
+WEIGHTS = 'weights.safetensors'
 SHIPPED = Path(__file__).parent.parent / 'bundles'
 KEYS = ('format', 'spec', 'model', 'files', 'training', 'quality', 'dtypes', 'provenance')
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
 from diffusion_policy_rt.engines.cpu import saturates
 from diffusion_policy_rt.engines.executed import check_executed, read_profile, summary
 from diffusion_policy_rt.engines.weights import (
-    WEIGHTS, check_scales, part_of, read_header)
+    check_scales, part_of, read_header)
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.runtime.ports import Layer
 from diffusion_policy_rt.runtime.precond import denoise

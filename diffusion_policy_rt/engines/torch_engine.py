@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
 from diffusion_policy_rt.engines.executed import summary
 from diffusion_policy_rt.engines.torch_weights import read_weights
-from diffusion_policy_rt.engines.weights import WEIGHTS
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.policy import Policy, parts
 from diffusion_policy_rt.runtime.ports import Layer

@@ -15,7 +15,6 @@ from typing import Any
 
 from diffusion_policy_rt.errors import BundleError
 
-WEIGHTS = 'weights.safetensors'
 PRODUCTS = 'products'
 """Value of the file's `layout`: linear layers and 1-D convolutions are right sides [K * C, D]."""
 SCALE, ZERO = '_scale', '_zero_point'

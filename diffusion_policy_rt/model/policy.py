@@ -62,11 +62,11 @@ class Policy(nn.Module):
                             f'preconditioning {spec.precond.stop_time}; make them equal')
         self.denoiser = make_denoiser(spec, model.get('denoiser', {}))
 
-    def condition(self, latents: Mapping[str, Tensor], states: Tensor) -> Tensor:
-        """Join latents {camera: [B, n_obs, L]} and normalised states [B, n_obs, S] to [B, C].
+    def observed(self, latents: Mapping[str, Tensor], states: Tensor) -> Tensor:
+        """Join latents {camera: [B, n_obs, L]} and normalised states [B, n_obs, S].
 
-        The order is that of `runtime.observation.condition`: per instant, oldest first, the
-        cameras in the spec's order and then the state.
+        Returns [B, observed_dim]; the order is that of `runtime.observation.observed`: per
+        instant, oldest first, the cameras in the spec's order and then the state.
         """
         parts = [latents[camera.name] for camera in self.spec.cameras]
         return torch.cat([*parts, states], dim=-1).flatten(1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, read_bundle
 from diffusion_policy_rt.engines.load import installed, load_engine
 from diffusion_policy_rt.runtime.clock import ManualClock
 from diffusion_policy_rt.runtime.frame import Frame, to_input
@@ -37,17 +37,23 @@ def bench(policy: str, parts: tuple[str, ...], engines: list[str] | None, steps:
     bundle = read_bundle(policy)
     cases = [case for name in engines or installed() for count in threads
              for case in _cases(bundle, load_engine(bundle, name, count), parts, steps, count)]
-    times: list[list[float]] = [[] for _ in cases]
-    for repeat in tqdm(range(WARMUP + repeats), unit='turn', desc='measuring'):
-        for case, kept in zip(cases, times):
-            began = time.perf_counter()
-            case.call()
-            if repeat >= WARMUP:
-                kept.append(time.perf_counter() - began)
+    times = take_turns([case.call for case in cases], repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return [{**case.facts, 'p50_s': float(np.percentile(kept, 50)),
              'p99_s': float(np.percentile(kept, 99)), 'peak_rss_bytes': peak}
             for case, kept in zip(cases, times)]
+
+
+def take_turns(calls: Sequence[Callable[[], object]], repeats: int) -> list[list[float]]:
+    """Return `repeats` durations [s] of each call; they take turns on one and the same machine."""
+    times: list[list[float]] = [[] for _ in calls]
+    for repeat in tqdm(range(WARMUP + repeats), unit='turn', desc='measuring'):
+        for call, kept in zip(calls, times):
+            began = time.perf_counter()
+            call()
+            if repeat >= WARMUP:
+                kept.append(time.perf_counter() - began)
+    return times
 
 
 def _cases(bundle: Bundle, engine: Engine, parts: tuple[str, ...], steps: list[int],
@@ -55,7 +61,7 @@ def _cases(bundle: Bundle, engine: Engine, parts: tuple[str, ...], steps: list[i
     spec, rng = bundle.spec, np.random.default_rng(0)
 
     def facts(what: str, count: int | None) -> dict[str, Any]:
-        weights = bundle.files.get('weights.safetensors', {}).get('bytes')
+        weights = bundle.files.get(WEIGHTS, {}).get('bytes')
         return {'what': what, 'engine': engine.name, 'dtype': 'fp32', 'steps': count,
                 'threads': threads, 'bytes': weights}
 
@@ -69,7 +75,7 @@ def _cases(bundle: Bundle, engine: Engine, parts: tuple[str, ...], steps: list[i
         image = to_input(_picture(spec, rng), camera)
         cases.append(Case(facts('encoder', None), lambda: engine.encode(camera.name, image)))
     if 'plan' in parts:
-        cases += [Case(facts('plan', n), _planner(spec, engine, n, rng))
+        cases += [Case(facts('plan', n), planner(spec, engine, n, rng))
                   for n in steps if n in spec.steps]
     return cases
 
@@ -79,8 +85,8 @@ def _picture(spec: PolicySpec, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 256, (camera.height, camera.width, 3), np.uint8)
 
 
-def _planner(spec: PolicySpec, engine: Engine, steps: int,
-             rng: np.random.Generator) -> Callable[[], object]:
+def planner(spec: PolicySpec, engine: Engine, steps: int,
+            rng: np.random.Generator) -> Callable[[], object]:
     """Return a call that takes one new frame per camera and plans from it."""
     settings = LoopSettings(control_rate=spec.rate, deadline=0.5 / spec.rate, min_steps=steps,
                             max_steps=steps, observation_timeout=1 / spec.rate,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from diffusion_policy_rt.engines.bundle import read_bundle
+from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay.episode import (
@@ -20,7 +20,10 @@ from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.variants import Variant, with_variant
 from diffusion_policy_rt.sim.pusht import RATE, PushT
+from diffusion_policy_rt.spec import PolicySpec
 
+T = TypeVar('T')
+R = TypeVar('R')
 RANDOM = 'random'
 """The policy name that stands for uniformly random targets."""
 NEAREST = 'nearest'
@@ -59,14 +62,7 @@ def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
     if what.policy == NEAREST:
         return make_nearest(what), 0, 'none'
     bundle = read_bundle(what.policy)
-    spec = bundle.spec
-    if spec.rate != RATE or len(spec.cameras) != 1 or spec.action.names != ('x', 'y'):
-        raise SpecError(f'{bundle.folder} is no Push-T policy (one camera, actions x and y, '
-                        f'{RATE} Hz); closed-loop evaluation simulates only Push-T')
-    steps = what.steps or default_steps(spec.steps)
-    if what.variant is not None:
-        spec = with_variant(spec, what.variant, steps)
-    spec.schedule(steps)
+    spec, steps = sampled(bundle, what)
     late = (what.delay + 2) / RATE
     settings = LoopSettings(control_rate=RATE, deadline=1 / RATE, min_steps=steps,
                             max_steps=steps, observation_timeout=late, action_timeout=late + 2,
@@ -74,6 +70,24 @@ def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
     engine = load_engine(bundle, what.engine)
     loop = PolicyLoop(spec, engine, settings, SteadyClock(), what.noise_seed)
     return PolicyController(loop, what.delay), steps, engine.name
+
+
+def check_task(spec: PolicySpec, name: object) -> None:
+    """Raise SpecError, which tells the policy's name, unless it is one of the simulated task."""
+    if spec.rate != RATE or len(spec.cameras) != 1 or spec.action.names != ('x', 'y'):
+        raise SpecError(f'{name} is no Push-T policy (one camera, actions x and y, {RATE} Hz); '
+                        'closed-loop evaluation simulates only Push-T')
+
+
+def sampled(bundle: Bundle, what: Evaluation) -> tuple[PolicySpec, int]:
+    """Return the spec as it is to be sampled, and the steps; SpecError where it cannot be."""
+    spec = bundle.spec
+    check_task(spec, bundle.folder)
+    steps = what.steps or default_steps(spec.steps)
+    if what.variant is not None:
+        spec = with_variant(spec, what.variant, steps)
+    spec.schedule(steps)
+    return spec, steps
 
 
 def make_nearest(what: Evaluation) -> NearestController:
@@ -98,15 +112,21 @@ def _work(seed: int) -> Episode:
                        _worker['what'].picture_every)
 
 
-def evaluate(what: Evaluation, seeds: range, workers: int) -> Iterator[Episode]:
+def evaluate(what: Evaluation, seeds: Sequence[int], workers: int) -> Iterator[Episode]:
     """Yield the episodes of `seeds` in order, run in `workers` processes."""
+    yield from in_processes(_prepare, what, _work, seeds, min(workers, len(seeds)))
+
+
+def in_processes(prepare: Callable[[R], None], argument: R, work: Callable[[Any], T],
+                 items: Iterable[Any], workers: int) -> Iterator[T]:
+    """Yield `work(item)` in order, from processes that each called `prepare(argument)` once."""
     if workers <= 1:
-        _prepare(what)
-        yield from map(_work, seeds)
+        prepare(argument)
+        yield from map(work, items)
         return
     # spawned, not forked: engines and SDL hold threads
-    with multiprocessing.get_context('spawn').Pool(workers, _prepare, (what,)) as pool:
-        yield from pool.imap(_work, seeds)
+    with multiprocessing.get_context('spawn').Pool(workers, prepare, (argument,)) as pool:
+        yield from pool.imap(work, items)
 
 
 def bootstrap(values: np.ndarray, draws: int = 10_000) -> list[float]:
@@ -117,18 +137,23 @@ def bootstrap(values: np.ndarray, draws: int = 10_000) -> list[float]:
     return [float(low), float(high)]
 
 
-def summarise(episodes: list[Episode]) -> dict[str, Any]:
-    """Return the figures of `dprt eval --json` that the episodes determine."""
-    scores = np.array([episode.max_coverage for episode in episodes])
-    wins = np.array([episode.success for episode in episodes], float)
+def outcome(episode: Episode) -> dict[str, Any]:
+    """Return what is kept of an episode: plain JSON."""
+    return {'seed': episode.seed, 'max_coverage': episode.max_coverage,
+            'success': episode.success, 'coverage': max(episode.coverages),
+            'steps': len(episode.coverages), 'jerk': episode.jerk}
+
+
+def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of `dprt eval --json` that the outcomes of the episodes determine."""
+    scores, wins, jerks = (np.array([float(one[key]) for one in outcomes])
+                           for key in ('max_coverage', 'success', 'jerk'))
     return {
-        'episodes': len(episodes),
+        'episodes': len(outcomes),
         'mean_max_coverage': float(scores.mean()),
         'ci95': bootstrap(scores),
         'success_rate': float(wins.mean()),
         'success_ci95': bootstrap(wins),
-        'jerk': float(np.mean([episode.jerk for episode in episodes])),
-        'per_episode': [{'seed': e.seed, 'max_coverage': e.max_coverage, 'success': e.success,
-                         'coverage': max(e.coverages), 'steps': len(e.coverages)}
-                        for e in episodes],
+        'jerk': float(jerks.mean()),
+        'per_episode': list(outcomes),
     }

@@ -5,14 +5,15 @@ A score hides it: a student that always goes left scores like a teacher that goe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from diffusion_policy_rt.errors import DataError, EngineError
 from diffusion_policy_rt.replay.episode import PolicyController
-from diffusion_policy_rt.replay.evaluate import Evaluation, make_controller
+from diffusion_policy_rt.replay.evaluate import Evaluation, in_processes, make_controller
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.observation import Observation
@@ -80,16 +81,51 @@ def watershed(policy: Policy, robot: PushT, seed: int) -> float:
     return float(OFFSETS[int(np.argmax(evenness))])
 
 
-def compare(student: Policy, teacher: Policy, seeds: Iterable[int]) -> dict[str, Any]:
-    """Return `kept_modes` over the crossroads of the seeds, each at the teacher's watershed."""
-    robot, tried, found = PushT(), [], []
-    for seed in seeds:
-        offset = watershed(teacher, robot, seed)
-        tried.append(seed)
-        found.append([way_shares(policy, robot, seed, offset) for policy in (student, teacher)])
-    pairs = np.array(found)
-    return {**kept_modes(pairs[:, 0], pairs[:, 1], tried),
-            'steps': student[1], 'teacher_steps': teacher[1]}
+@dataclass(frozen=True)
+class Crossroads:
+    """A state that was looked for by a teacher, and how the teacher's chunks split there."""
+
+    seed: int
+    offset: float
+    teacher: tuple[float, float]
+
+    @property
+    def splits(self) -> bool:
+        """Whether the teacher goes both ways."""
+        return min(self.teacher) >= SPLIT and 1 - sum(self.teacher) <= STRAIGHT
+
+
+_worker: dict[str, Any] = {}
+
+
+def _prepare(what: Evaluation) -> None:
+    _worker.update(policy=make_loop(what), robot=PushT())
+
+
+def _search(seed: int) -> Crossroads:
+    policy, robot = _worker['policy'], _worker['robot']
+    offset = watershed(policy, robot, seed)
+    one, other = way_shares(policy, robot, seed, offset)
+    return Crossroads(seed, offset, (float(one), float(other)))
+
+
+def _shares(state: Crossroads) -> np.ndarray:
+    return way_shares(_worker['policy'], _worker['robot'], state.seed, state.offset)
+
+
+def search(teacher: Evaluation, seeds: Iterable[int], workers: int) -> Iterator[Crossroads]:
+    """Yield the crossroads of the seeds, each at the teacher's watershed; in processes."""
+    yield from in_processes(_prepare, teacher, _search, seeds, workers)
+
+
+def compare(student: Evaluation, states: Sequence[Crossroads], workers: int) -> dict[str, Any]:
+    """Return `kept_modes` of a student; it draws only where the teacher's chunks split."""
+    shares, split = np.zeros((len(states), 2)), [s.splits for s in states]
+    drawn = list(in_processes(_prepare, student, _shares,
+                              [s for s in states if s.splits], workers))
+    if drawn:
+        shares[split] = drawn
+    return kept_modes(shares, np.array([s.teacher for s in states]), [s.seed for s in states])
 
 
 def make_loop(what: Evaluation) -> Policy:
@@ -105,7 +141,7 @@ def kept_modes(student: np.ndarray, teacher: np.ndarray, seeds: Sequence[int]) -
 
     Both are shares [S, 2] over the same states; those count where the teacher's chunks split.
     """
-    split = (teacher.min(1) >= SPLIT) & (1 - teacher.sum(1) <= STRAIGHT)
+    split = np.array([Crossroads(0, 0, tuple(pair)).splits for pair in teacher])
     if not split.any():
         raise DataError(f'the teacher goes both ways in none of {len(seeds)} states; use more '
                         'states or another teacher')

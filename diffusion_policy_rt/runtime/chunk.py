@@ -40,6 +40,18 @@ class Chunk:
         return self.actions[max(0, self.index(now_ns)):]
 
 
+def continued(old: Chunk | None, start_ns: int, from_ns: int) -> np.ndarray | None:
+    """Return what `old` has for each due time of a chunk that begins at `start_ns`: [H, A].
+
+    Its last action stands for all after it. None where there is no old chunk, or where it has
+    nothing due at `from_ns` or later.
+    """
+    if old is None or not len(old.rest(from_ns)):
+        return None
+    last = len(old.actions) - 1
+    return old.actions[np.clip(old.index(start_ns) + np.arange(last + 1), 0, last)]
+
+
 def splice(old: Chunk | None, new: Chunk, now_ns: int) -> Chunk:
     """Return the chunk to follow from now on.
 

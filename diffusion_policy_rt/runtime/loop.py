@@ -14,15 +14,16 @@ import numpy as np
 
 from diffusion_policy_rt.errors import FrameError
 from diffusion_policy_rt.runtime.arrivals import Arrivals
-from diffusion_policy_rt.runtime.chunk import Chunk, splice
+from diffusion_policy_rt.runtime.chunk import Chunk, continued, splice
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
 from diffusion_policy_rt.runtime.latents import LatentCache
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import (
-    NotReady, Observation, ObservationBuffer, State, condition)
+    NotReady, Observation, ObservationBuffer, State, observed)
 from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.prefix import PrefixLayout, committed
 from diffusion_policy_rt.runtime.sampler import sample
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.trace import Rung
@@ -130,7 +131,8 @@ class PolicyLoop:
         steps = choose_steps(allowed, self.latencies, left)
         for passed_over in allowed[allowed.index(steps) + 1:]:
             self.latencies.pass_over(passed_over)
-        chunk = self.sample(observation, latents, steps)
+        chunk = self.sample(observation, latents, steps, given=committed(
+            self.spec, self._chunk, observation.stamp_ns, now_ns))
         if chunk is None:
             return NotReady('the engine returned a value that is not finite')
         done = self._clock.now_ns()
@@ -149,25 +151,41 @@ class PolicyLoop:
                 for name, frames in observation.frames.items()}
 
     def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
-               steps: int, noise: np.ndarray | None = None) -> Chunk | None:
+               steps: int, noise: np.ndarray | None = None,
+               given: np.ndarray | None = None) -> Chunk | None:
         """Sample a chunk; None when it is not finite.
 
+        It goes on from the committed actions `given` [d, A] in units, d at most the spec's prefix.
         The noise depends on the seed and on the observation's stamp alone, so the same frames give
-        the same actions live and offline, at any load.
+        the same actions live and offline, at any load; but a schedule with a warm start goes on
+        from the last chunk.
         """
         spec = self.spec
+        start = observation.stamp_ns - (spec.n_obs - 1) * spec.step_ns
         rng = np.random.default_rng((self.seed, observation.stamp_ns % 2**64))
         if noise is None:
             noise = rng.standard_normal((spec.horizon, len(spec.action)), np.float32)
-        cond = condition(spec, latents, observation.states)
+        layout, state = PrefixLayout.of(spec), observation.states[-1]
+        held = spec.encode_actions(np.zeros((0, len(spec.action))) if given is None else given,
+                                   state)
+        cond = np.concatenate([observed(spec, latents, observation.states), layout.tail(held)])
         normalised = sample(
-            lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop),
-            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng)
+            layout.hold(lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop), held),
+            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng,
+            self._guess(observation, start, steps))
         if not np.isfinite(normalised).all():
             return None
-        start = observation.stamp_ns - (spec.n_obs - 1) * spec.step_ns
-        return Chunk(start, spec.step_ns, spec.decode_actions(normalised, observation.states[-1]),
+        return Chunk(start, spec.step_ns, spec.decode_actions(normalised, state),
                      observation.stamp_ns, steps)
+
+    def _guess(self, observation: Observation, start_ns: int, steps: int) -> np.ndarray | None:
+        """Return what the last chunk says of the new one, normalised, for a warm start."""
+        if not self.spec.schedule(steps).warm_sigmas:
+            return None
+        actions = continued(self._chunk, start_ns, observation.stamp_ns)
+        if actions is None:
+            return None
+        return self.spec.encode_actions(actions, observation.states[-1])
 
     # -- act -----------------------------------------------------------------------------------
 

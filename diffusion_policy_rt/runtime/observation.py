@@ -176,11 +176,12 @@ class ObservationBuffer:
         self._states.clear()
 
 
-def condition(spec: PolicySpec, latents: Mapping[str, list[np.ndarray]],
-              states: np.ndarray) -> np.ndarray:
-    """Join latents {camera: n_obs x [L]} and states [n_obs, S] in units to float32 [C].
+def observed(spec: PolicySpec, latents: Mapping[str, list[np.ndarray]],
+             states: np.ndarray) -> np.ndarray:
+    """Join latents {camera: n_obs x [L]} and states [n_obs, S] in units: the condition's head.
 
-    Per instant, oldest first: the cameras in the spec's order, then the normalised state.
+    float32 [observed_dim]; per instant, oldest first: the cameras in the spec's order, then the
+    normalised state.
     """
     normalised = spec.state.normalise(states)
     rows = [np.concatenate([*(latents[c.name][k] for c in spec.cameras), normalised[k]])

@@ -13,12 +13,14 @@ Denoise = Callable[[np.ndarray, float, float], np.ndarray]
 
 
 def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_data: float,
-              clip: float | None, rng: np.random.Generator) -> Iterator[np.ndarray]:
+              clip: float | None, rng: np.random.Generator,
+              guess: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """Yield the denoised estimate of each network call, float64 [..., H, A]; each is usable.
 
     `noise` is standard normal [..., H, A]; it is scaled to the deviation that noisy data have at
-    the first level, so that one step from any level is what the network was trained on. Between
-    levels
+    the first level, so that one step from any level is what the network was trained on. With a
+    `guess` of the result [..., H, A], `noise` is added to it at the first of the schedule's
+    `warm_sigmas`, and those are the levels. Between levels
 
         ddim       x_next = x0 + (s_next / s) (x - x0)          Song et al. 2021, eta = 0
         ancestral  x_next = x0 + (s_next / s)^2 (x - x0)        Ho et al. 2020, eq. 7, for x0 + s n
@@ -28,9 +30,8 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
 
     where g is the schedule's `noise_scale`: 1, or less for fewer stray samples in few steps.
     """
-    sigmas = schedule.sigmas
-    start = 0.0 if schedule.kind == 'point' else np.hypot(sigmas[0], sigma_data)
-    x = np.asarray(noise, float) * start
+    sigmas = schedule.sigmas if guess is None else schedule.warm_sigmas
+    x = _first(schedule, np.asarray(noise, float), sigma_data, guess)
     for sigma, sigma_next in zip(sigmas, (*sigmas[1:], 0.0)):
         x0 = denoise(x, sigma, sigma_next)
         x0 = np.where(np.isfinite(x0), x0, np.nan)  # or clipping would make infinity look sound
@@ -39,6 +40,14 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
         yield x0
         if sigma_next:
             x = _step(schedule, x, x0, sigma, sigma_next, rng)
+
+
+def _first(schedule: Schedule, noise: np.ndarray, sigma_data: float,
+           guess: np.ndarray | None) -> np.ndarray:
+    if guess is not None:
+        return guess + schedule.warm_sigmas[0] * noise
+    start = 0.0 if schedule.kind == 'point' else np.hypot(schedule.sigmas[0], sigma_data)
+    return start * noise
 
 
 def _step(schedule: Schedule, x: np.ndarray, x0: np.ndarray, sigma: float, sigma_next: float,
@@ -53,8 +62,9 @@ def _step(schedule: Schedule, x: np.ndarray, x0: np.ndarray, sigma: float, sigma
 
 
 def sample(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_data: float = 1.0,
-           clip: float | None = None, rng: np.random.Generator | None = None) -> np.ndarray:
+           clip: float | None = None, rng: np.random.Generator | None = None,
+           guess: np.ndarray | None = None) -> np.ndarray:
     """Return the last of `estimates`: a sample, float64 [..., H, A]."""
     rng = rng if rng is not None else np.random.default_rng(0)
-    *_, last = estimates(denoise, schedule, noise, sigma_data, clip, rng)
+    *_, last = estimates(denoise, schedule, noise, sigma_data, clip, rng, guess)
     return last

@@ -72,6 +72,7 @@ def make_spec(recipe: Recipe, states: np.ndarray, gathered: np.ndarray,
                        reference=recipe.action.reference),
         n_obs=recipe.n_obs, horizon=recipe.horizon, n_action_steps=recipe.n_action_steps,
         rate=recipe.rate, precond=precond, clip=1.0 if ddpm else extreme,
+        prefix=recipe.prefix,
         schedules=default_schedules(precond, tuple(recipe.steps), recipe.sigma_min,
                                     recipe.sigma_max))
 

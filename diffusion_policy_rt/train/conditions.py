@@ -25,13 +25,13 @@ def latent_rows(policy: Policy, camera: CameraSpec, images: np.ndarray,
 
 def frozen_conditions(policy: Policy, images: Mapping[str, np.ndarray], states: np.ndarray,
                       windows: Windows, device: torch.device) -> np.ndarray:
-    """Return the condition of every window, float32 [W, C]; states [N, S] in units."""
+    """Return what every window observed, float32 [W, observed_dim]; states [N, S] in units."""
     latents = {c.name: latent_rows(policy, c, images[c.name], device)
                for c in policy.spec.cameras}
     return condition_rows(policy.spec, latents, states, windows)
 
 
 def latent_deviation(spec: PolicySpec, noise: float) -> np.ndarray:
-    """Return the deviation [C] of noise that meets the latents and spares the states."""
+    """Return the deviation [observed_dim] of noise that meets latents and spares states."""
     per_instant = [noise] * sum(c.latent_dim for c in spec.cameras) + [0.0] * len(spec.state)
     return np.tile(per_instant, spec.n_obs)

@@ -16,10 +16,10 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import save_file
 from torch import nn
 
-from diffusion_policy_rt.engines.bundle import Bundle, write_bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.weights import (
-    PRODUCTS, WEIGHTS, Stored, prefix_of, read_header)
+    PRODUCTS, Stored, prefix_of, read_header)
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.lower import lower
 from diffusion_policy_rt.model.policy import Policy

@@ -10,19 +10,23 @@ from torch import Tensor, nn
 
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.runtime.precond import coefficients
+from diffusion_policy_rt.runtime.prefix import NO_PREFIX, PrefixLayout
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec, Preconditioning
 from diffusion_policy_rt.train.pixels import random_shifts, to_inputs
+from diffusion_policy_rt.train.prefix import draw_lengths, free_actions, with_prefix
 from diffusion_policy_rt.train.recipe import Training
 
 class DenoisingLoss:
     """Denoising score matching in the space of the raw network.
 
     mean |F(c_in x, c_noise) - (x0 - c_skip x) / c_out|^2, which is EDM's loss with its weight
-    (Karras et al. 2022, eq. 8) and, for `ddpm`, epsilon prediction (Ho et al. 2020, eq. 14).
+    (Karras et al. 2022, eq. 8) and, for `ddpm`, epsilon prediction (Ho et al. 2020, eq. 14). A
+    random prefix of the chunk is told as committed, and the mean is over the rest.
     """
 
-    def __init__(self, precond: Preconditioning, how: Training) -> None:
-        self.precond, self.how = precond, how
+    def __init__(self, precond: Preconditioning, how: Training,
+                 layout: PrefixLayout = NO_PREFIX) -> None:
+        self.precond, self.how, self.layout = precond, how, layout
 
     def draw_sigmas(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Draw noise levels, float64 [count]: uniform in steps (ddpm), else log-normal.
@@ -34,15 +38,18 @@ class DenoisingLoss:
                 rng.integers(len(self.precond.levels), size=count)]
         return np.exp(self.how.sigma_mean + self.how.sigma_std * rng.standard_normal(count))
 
-    def __call__(self, denoiser: nn.Module, x0: Tensor, cond: Tensor,
+    def __call__(self, denoiser: nn.Module, x0: Tensor, observed: Tensor,
                  rng: np.random.Generator) -> Tensor:
+        cond = with_prefix(self.layout, observed, x0, draw_lengths(self.layout, len(x0), rng))
+        free = free_actions(self.layout, x0, cond)
         sigma = self.draw_sigmas(len(x0), rng)
         noise = torch.from_numpy(rng.standard_normal(tuple(x0.shape), np.float32)).to(x0)
         columns = [torch.from_numpy(np.asarray(c, np.float32)).to(x0)
                    for c in (sigma, *coefficients(self.precond, sigma))]
         s, c_skip, c_out, c_in = (c[:, None, None] for c in columns[:4])
         x = x0 + s * noise
-        return (denoiser(c_in * x, columns[4], cond) - (x0 - c_skip * x) / c_out).square().mean()
+        error = denoiser(c_in * x, columns[4], cond) - (x0 - c_skip * x) / c_out
+        return (free * error.square()).sum() / (free.sum() * x0.shape[-1])
 
 
 class KeypointObjective:
@@ -87,23 +94,24 @@ class KeypointObjective:
 class LatentObjective:
     """Train the denoiser on conditions computed once by frozen encoders."""
 
-    def __init__(self, policy: Policy, conditions: np.ndarray, chunks: np.ndarray,
+    def __init__(self, policy: Policy, observed: np.ndarray, chunks: np.ndarray,
                  held_out: np.ndarray, noise: np.ndarray, how: Training,
                  device: torch.device) -> None:
         self.module: nn.Module = policy.denoiser
-        self.denoising = DenoisingLoss(policy.spec.precond, how)
-        self.conditions = torch.from_numpy(conditions).to(device)
+        self.denoising = DenoisingLoss(policy.spec.precond, how,
+                                       PrefixLayout.of(policy.spec))
+        self.observed = torch.from_numpy(observed).to(device)
         self.chunks = torch.from_numpy(chunks).to(device)
-        self.noise = noise.astype(np.float32)  # [C] standard deviation
+        self.noise = noise.astype(np.float32)  # [observed_dim] standard deviation
         self.train_rows, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the denoising loss on these windows."""
         index = torch.from_numpy(rows).to(self.chunks.device)
-        cond = self.conditions[index]
-        jitter = self.noise * rng.standard_normal(tuple(cond.shape), np.float32)
+        observed = self.observed[index]
+        jitter = self.noise * rng.standard_normal(tuple(observed.shape), np.float32)
         return self.denoising(module, self.chunks[index],
-                              cond + torch.from_numpy(jitter).to(cond), rng)
+                              observed + torch.from_numpy(jitter).to(observed), rng)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> float:
@@ -112,7 +120,7 @@ class LatentObjective:
             return float('nan')
         module.eval()
         index = torch.from_numpy(self.held_out).to(self.chunks.device)
-        return self.denoising(module, self.chunks[index], self.conditions[index],
+        return self.denoising(module, self.chunks[index], self.observed[index],
                               np.random.default_rng(0)).item()
 
 
@@ -124,7 +132,8 @@ class PixelObjective:
                  device: torch.device) -> None:
         self.module: nn.Module = policy
         self.spec: PolicySpec = policy.spec
-        self.denoising = DenoisingLoss(policy.spec.precond, how)
+        self.denoising = DenoisingLoss(policy.spec.precond, how,
+                                       PrefixLayout.of(policy.spec))
         self.images = {name: torch.from_numpy(x).to(device) for name, x in images.items()}
         self.states = torch.from_numpy(states.astype(np.float32)).to(device)  # normalised [N, S]
         self.observed = torch.from_numpy(observed).to(device)
@@ -146,8 +155,8 @@ class PixelObjective:
         images = {camera.name: self._inputs(camera, observed, rng if augment else None)
                   for camera in self.spec.cameras}
         policy = cast(Policy, module)
-        cond = policy.condition(policy.encode(images), self.states[observed])
-        return self.denoising(policy.denoiser, self.chunks[index], cond, rng)
+        seen = policy.observed(policy.encode(images), self.states[observed])
+        return self.denoising(policy.denoiser, self.chunks[index], seen, rng)
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the denoising loss on these windows, their images cropped at random."""

@@ -7,10 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from diffusion_policy_rt.errors import DataError
-from diffusion_policy_rt.share import find
+from diffusion_policy_rt.share import read_yaml
 from diffusion_policy_rt.spec import build
 
 
@@ -107,6 +104,8 @@ class Recipe:
     sigma_max: float = 80.0
     """`edm`, `flow`: the noise level that a sampler starts from."""
     pretrain: Pretraining | None = None
+    prefix: int = 0
+    """Committed actions that a plan can be told, for continuity under latency; 0 for none."""
     max_episodes: int | None = None
     """Learn from the first so many episodes only."""
     source: Mapping[str, Any] = field(default_factory=dict)
@@ -127,18 +126,4 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
 
 def load_recipe(name: str | Path) -> Recipe:
     """Read a training recipe: a file, or a shipped one by its name."""
-    return parse_recipe(read_recipe(name))
-
-
-def read_recipe(name: str | Path) -> Mapping[str, Any]:
-    """Read a recipe's YAML: a file, or config/recipes/NAME.yaml; {} where it holds no mapping."""
-    path = Path(name)
-    if not path.is_file():
-        path = find(f'config/recipes/{Path(name).stem}.yaml') or path
-    if not path.is_file():
-        raise DataError(f'no recipe {name}: give a YAML file or a name in config/recipes/')
-    try:
-        data = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise DataError(f'{path} is no YAML: {str(error).splitlines()[0]}') from error
-    return data if isinstance(data, Mapping) else {}
+    return parse_recipe(read_yaml(name, 'recipe'))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -16,21 +17,26 @@ from diffusion_policy_rt.model.policy import Policy, make_encoder
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
-from diffusion_policy_rt.train.data import Dataset, read_dataset
+from diffusion_policy_rt.train.data import Dataset, join, read_dataset
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
 from diffusion_policy_rt.train.pixels import fit_all
 from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
-from diffusion_policy_rt.train.trainer import History, Objective, Trainer
+from diffusion_policy_rt.train.trainer import History, Objective, Referee, Trainer
 from diffusion_policy_rt.train.windows import Windows, make_windows, split_episodes
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.train.selection import ClosedLoop
 
 
 class Training:
     """One training run: the data at hand, the policy being made, and the curves so far."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, out: Path, seed: int, world: World) -> None:
+    def __init__(self, recipe: Recipe, data: Dataset, out: Path, seed: int, world: World,
+                 closed_loop: ClosedLoop | None = None) -> None:
         self.recipe, self.data, self.out, self.seed, self.world = recipe, data, out, seed, world
+        self.closed_loop = closed_loop
         torch.manual_seed(seed)
         self.windows: Windows = make_windows(data.episode_ends, recipe.n_obs, recipe.horizon)
         self.states = columns(data, 'state', recipe.state)
@@ -40,32 +46,37 @@ class Training:
         self.chunks = self.spec.action.normalise(gathered).astype(np.float32)
         self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
         self.images = {c.name: fit_all(data.streams[c.name], c) for c in self.spec.cameras}
-        self.policy = Policy(self.spec, {'encoder': recipe.encoder, 'denoiser': recipe.denoiser})
+        self.model = {'encoder': dict(recipe.encoder), 'denoiser': dict(recipe.denoiser)}
+        self.policy = Policy(self.spec, self.model)
         self.curves: dict[str, History] = {}
 
     @property
     def fingerprint(self) -> str:
         """Identifies what a checkpoint belongs to: the recipe, the seed and the data."""
-        parts = [self.recipe.source, self.seed, len(self.states), float(self.chunks.sum())]
+        parts: list[Any] = [self.recipe.source, self.seed, len(self.states),
+                            float(self.chunks.sum())]
+        parts += [self.closed_loop.key] if self.closed_loop else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self) -> Policy:
         """Train all stages, resuming each; return the policy with averaged weights."""
+        referee = (self.closed_loop.referee(self.policy, self.model)
+                   if self.closed_loop else None)
         if self.recipe.pretrain is not None:
             for camera in self.spec.cameras:
                 self._pretrain(camera, self.recipe.pretrain)
-            self.policy.denoiser = self._fit(self._latent_objective(), 'denoiser')
+            self.policy.denoiser = self._fit(self._latent_objective(), 'denoiser', referee=referee)
         else:
             self.policy = cast(Policy, self._fit(PixelObjective(
                 self.policy, self.images, self.spec.state.normalise(self.states),
                 self.windows.observed, self.chunks, self.held_out, self.recipe.train,
-                self.world.device), 'policy'))
+                self.world.device), 'policy', referee=referee))
         return self.policy.eval()
 
-    def _fit(self, objective: Objective, title: str,
-             how: Optimisation | None = None) -> nn.Module:
+    def _fit(self, objective: Objective, title: str, how: Optimisation | None = None,
+             referee: Referee | None = None) -> nn.Module:
         trainer = Trainer(objective, how or self.recipe.train, self.world, self.seed,
-                          self.out / f'{title}.ckpt', self.fingerprint)
+                          self.out / f'{title}.ckpt', self.fingerprint, referee)
         module = trainer.run(title)
         self.curves[title] = trainer.history
         return module
@@ -82,9 +93,9 @@ class Training:
         self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how)
 
     def _latent_objective(self) -> LatentObjective:
-        conditions = frozen_conditions(self.policy, self.images, self.states, self.windows,
-                                       self.world.device)
-        return LatentObjective(self.policy, conditions, self.chunks, self.held_out,
+        observed = frozen_conditions(self.policy, self.images, self.states, self.windows,
+                                     self.world.device)
+        return LatentObjective(self.policy, observed, self.chunks, self.held_out,
                                latent_deviation(self.spec, self.recipe.train.latent_noise),
                                self.recipe.train, self.world.device)
 
@@ -98,10 +109,18 @@ def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return keys
 
 
-def open_data(recipe: Recipe, path: Path) -> Dataset:
-    """Read the recipe's streams; DataError if the data's rate is another than the recipe's."""
+def open_data(recipe: Recipe, paths: Sequence[str | Path]) -> Dataset:
+    """Read the recipe's streams of one or more data sets, one after the other.
+
+    DataError if a data set's rate is another than the recipe's.
+    """
+    data = join([_open(recipe, path) for path in paths])
+    return data.first(recipe.max_episodes) if recipe.max_episodes else data
+
+
+def _open(recipe: Recipe, path: str | Path) -> Dataset:
     data = read_dataset(path, stream_keys(recipe))
     if data.rate_hz is not None and abs(data.rate_hz - recipe.rate) > 1e-3 * recipe.rate:
         raise DataError(f'{data.source} was recorded at {data.rate_hz:g} Hz; the recipe says '
                         f'{recipe.rate:g}')
-    return data.first(recipe.max_episodes) if recipe.max_episodes else data
+    return data

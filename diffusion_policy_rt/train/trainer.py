@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -44,6 +45,18 @@ class History:
     """What else was measured at the end of each epoch, by name."""
     seconds: float = 0.0
     """Time spent training, over all resumptions."""
+    best_epoch: int = 0
+    """The epoch whose module was kept, counted from 1; 0 where none was chosen: the last."""
+
+
+class Referee(Protocol):
+    """Evaluates a module in training, so that the best can be chosen."""
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether the module is evaluated at the end of this epoch."""
+
+    def measure(self, module: nn.Module) -> dict[str, float]:
+        """Return what was measured; the scores are called `score_...`, 1 at best."""
 
 
 class Trainer:
@@ -54,12 +67,13 @@ class Trainer:
     """
 
     def __init__(self, objective: Objective, how: Optimisation, world: World, seed: int,
-                 checkpoint: Path, fingerprint: str) -> None:
+                 checkpoint: Path, fingerprint: str, referee: Referee | None = None) -> None:
         self.objective, self.how, self.world, self.seed = objective, how, world, seed
         self.checkpoint, self.fingerprint = checkpoint, fingerprint
         self.module = objective.module.to(world.device)
         self.ema = EMA(self.module, how.ema_decay)
-        self.history = History()
+        self.referee, self.history = referee, History()
+        self.best: dict[str, Any] = {'distance': math.inf, 'epoch': 0, 'weights': {}}
         self.step = 0
         self.per_epoch = max(1, len(objective.train_rows) // how.batch_size)
         self.total = how.epochs * self.per_epoch
@@ -125,7 +139,8 @@ class Trainer:
         return {'module': self.module.state_dict(), 'ema': self.ema.module.state_dict(),
                 'optimiser': self.optimiser.state_dict(), 'step': self.step,
                 'train': self.history.train, 'validation': self.history.validation,
-                'seconds': self.history.seconds, 'fingerprint': self.fingerprint}
+                'seconds': self.history.seconds, 'fingerprint': self.fingerprint,
+                'measures': self.history.measures, 'best': self.best}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` returned."""
@@ -133,8 +148,11 @@ class Trainer:
         self.ema.module.load_state_dict(state['ema'])
         self.optimiser.load_state_dict(state['optimiser'])
         self.step = state['step']
-        self.history = History(train=list(state['train']), validation=list(state['validation']),
-                               seconds=state['seconds'])
+        self.best = state.get('best', self.best)  # a checkpoint of a run that chose none lacks it
+        self.history = History(
+            train=list(state['train']), validation=list(state['validation']),
+            measures=list(state.get('measures', ())), seconds=state['seconds'],
+            best_epoch=self.best['epoch'])
 
     def resume(self) -> bool:
         """Take up the checkpoint if there is one; DprtError if it belongs to another run."""
@@ -143,8 +161,8 @@ class Trainer:
         state: Mapping[str, Any] = torch.load(
             self.checkpoint, map_location=self.world.device, weights_only=True)
         if state['fingerprint'] != self.fingerprint:
-            raise DprtError(f'{self.checkpoint} belongs to another recipe, seed or data set; '
-                            'choose another --out or remove it')
+            raise DprtError(f'{self.checkpoint} belongs to another recipe, seed or data set, '
+                            'or to another --eval-every; choose another --out or remove it')
         self.restore(state)
         return True
 
@@ -165,18 +183,54 @@ class Trainer:
             bar.update(self.how.batch_size)
             if self.step % self.per_epoch == 0:
                 self.end_epoch(float(np.mean(losses)))
-                bar.set_postfix(loss=f'{self.history.train[-1]:.4f}',
-                                validation=f'{self.history.validation[-1]:.4f}')
+                bar.set_postfix(self.news())
                 losses.clear()
                 self.history.seconds += time.monotonic() - began
                 began = time.monotonic()
                 self.save()
 
+    def news(self) -> dict[str, str]:
+        """Return the last epoch's loss and validation, and the newest scores, to be shown."""
+        history = self.history
+        scores: dict[str, float] = next(
+            ({k: v for k, v in epoch.items() if k.startswith('score')}
+             for epoch in reversed(history.measures) if any(k.startswith('score') for k in epoch)),
+            {})
+        return {'loss': f'{history.train[-1]:.4f}', 'validation': f'{history.validation[-1]:.4f}',
+                **{name: f'{score:.3f}' for name, score in scores.items()}}
+
     def end_epoch(self, loss: float) -> None:
-        """Enter the epoch's mean loss and its validation into the history."""
-        self.history.train.append(loss)
-        self.history.validation.append(self.objective.validate(self.ema.module))
+        """Enter the epoch's mean loss and what its averaged module measures into the history."""
+        history, epoch = self.history, len(self.history.train) + 1
+        validation, measures, distance = self.measure()
+        if self.referee is not None:
+            distance = None
+            if self.world.leads and self.referee.due(epoch, self.how.epochs):
+                played = self.referee.measure(self.ema.module)
+                measures, distance = {**measures, **played}, shortfall(played)
+        history.train.append(loss)
+        history.validation.append(validation)
+        history.measures.append(measures)
+        if distance is not None and distance < self.best['distance']:
+            history.best_epoch = epoch
+            self.best = {'distance': distance, 'epoch': epoch,
+                         'weights': copy.deepcopy(self.ema.module.state_dict())}
+
+    def measure(self) -> tuple[float, dict[str, float], float | None]:
+        """Return the averaged module's validation, what else was measured, and its distance.
+
+        The module of the least distance is kept; None where validation chooses none.
+        """
+        return self.objective.validate(self.ema.module), {}, None
 
     def result(self) -> nn.Module:
-        """Return the module that the run amounts to: the averaged one."""
+        """Return the module that the run amounts to: the averaged one, of the best epoch."""
+        if self.best['weights']:
+            self.ema.module.load_state_dict(self.best['weights'])
         return self.ema.module
+
+
+def shortfall(measures: Mapping[str, float]) -> float:
+    """Return how far the mean of the scores is from 1."""
+    scores = [value for name, value in measures.items() if name.startswith('score')]
+    return 1 - float(np.mean(scores))

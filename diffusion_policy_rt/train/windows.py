@@ -51,7 +51,7 @@ def split_episodes(episode_ends: np.ndarray, ratio: float, seed: int) -> np.ndar
 
 def condition_rows(spec: PolicySpec, latents: dict[str, np.ndarray], states: np.ndarray,
                    windows: Windows) -> np.ndarray:
-    """Join latents and normalised states of each window's observations: float32 [W, C]."""
+    """Join each window's latents and normalised states: float32 [W, observed_dim]."""
     parts = [latents[camera.name] for camera in spec.cameras] + [spec.state.normalise(states)]
     rows = np.concatenate(parts, axis=-1).astype(np.float32)
     return rows[windows.observed].reshape(len(windows.observed), -1)

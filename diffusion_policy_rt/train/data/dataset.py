@@ -1,6 +1,6 @@
 """A demonstration data set in memory: streams of equal length, cut into episodes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +38,11 @@ class Dataset:
         for name, rows in self.streams.items():
             self._check_length(name, rows)
             self._check_finite(name, rows)
+
+    @property
+    def title(self) -> str:
+        """The last part of each source's path."""
+        return ' + '.join(part.rsplit('/', 1)[-1] for part in self.source.split(' + '))
 
     def episodes(self) -> Iterator[slice]:
         """Yield the rows of each episode, in order."""
@@ -91,3 +96,21 @@ class Dataset:
                 f"{self.source}: stream '{name}' holds NaN or infinity, first in row "
                 f'{int(np.argmin(finite))}; repair or drop that episode'
             )
+
+
+def join(sets: Sequence[Dataset]) -> Dataset:
+    """Return the episodes of all sets, in order; DataError where their streams' shapes differ."""
+    first = sets[0]
+    if len(sets) == 1:
+        return first
+    for other in sets[1:]:
+        for name, rows in first.streams.items():
+            if other.streams[name].shape[1:] != rows.shape[1:]:
+                raise DataError(f"stream '{name}' has rows {list(rows.shape[1:])} in "
+                                f'{first.source} and {list(other.streams[name].shape[1:])} in '
+                                f'{other.source}; they must be equal')
+    streams = {name: np.concatenate([s.streams[name] for s in sets]) for name in first.streams}
+    before = np.cumsum([0, *(s.episode_ends[-1] for s in sets[:-1])])
+    ends = np.concatenate([s.episode_ends + rows for s, rows in zip(sets, before)])
+    return replace(first, streams=streams, episode_ends=ends.astype(np.int64),
+                   source=' + '.join(s.source for s in sets))

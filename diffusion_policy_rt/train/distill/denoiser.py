@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_policy_rt.runtime.precond import coefficients, stop_noise
+from diffusion_policy_rt.runtime.prefix import NO_PREFIX, PrefixLayout
 from diffusion_policy_rt.runtime.sampler import sample
 from diffusion_policy_rt.spec import PolicySpec, Preconditioning
+from diffusion_policy_rt.train.prefix import keep_prefix
 
 
 class Denoiser(Protocol):
@@ -22,10 +24,15 @@ class Denoiser(Protocol):
 
 
 class NetworkDenoiser:
-    """A raw network F as D; the batched form of `runtime.precond.denoise`."""
+    """A raw network F as D; the batched form of `runtime.precond.denoise`.
 
-    def __init__(self, network: nn.Module, precond: Preconditioning) -> None:
-        self.network, self.precond = network, precond
+    Committed actions stand in the estimate as the condition tells them, as when running, so no
+    loss on estimates is about them.
+    """
+
+    def __init__(self, network: nn.Module, precond: Preconditioning,
+                 layout: PrefixLayout = NO_PREFIX) -> None:
+        self.network, self.precond, self.layout = network, precond, layout
 
     def __call__(self, x: Tensor, sigma: np.ndarray, cond: Tensor,
                  stop: np.ndarray | None = None) -> Tensor:
@@ -34,7 +41,7 @@ class NetworkDenoiser:
         if self.precond.stop_time:
             told = [like(x, stop_noise(self.precond, 0 * sigma if stop is None else stop))]
         output = self.network(wide(c_in) * x, c_noise, cond, *told)
-        return wide(c_skip) * x + wide(c_out) * output
+        return keep_prefix(self.layout, wide(c_skip) * x + wide(c_out) * output, cond)
 
 
 def like(x: Tensor, values: np.ndarray) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from diffusion_policy_rt.runtime.prefix import NO_PREFIX, PrefixLayout
 from diffusion_policy_rt.runtime.schedule import flow_sigmas, karras_sigmas
 from diffusion_policy_rt.spec import Preconditioning, Schedule
 from diffusion_policy_rt.train.distill.consistency import Consistency, ConsistencyOptions
@@ -45,13 +46,14 @@ class Networks:
     teacher_precond: Preconditioning
     critic: nn.Module
     """The teacher with a stop encoder, for the methods that train a critic."""
+    layout: PrefixLayout = NO_PREFIX
 
     def denoisers(self) -> tuple[NetworkDenoiser, ...]:
         """Return student, average, teacher and critic as denoisers."""
         own, its = self.precond, self.teacher_precond
-        return (NetworkDenoiser(self.student, own), NetworkDenoiser(self.average, own),
-                NetworkDenoiser(self.teacher, its),
-                NetworkDenoiser(self.critic, dataclasses.replace(its, stop_time=True)))
+        pairs = ((self.student, own), (self.average, own), (self.teacher, its),
+                 (self.critic, dataclasses.replace(its, stop_time=True)))
+        return tuple(NetworkDenoiser(*pair, self.layout) for pair in pairs)
 
 
 @dataclass(frozen=True)

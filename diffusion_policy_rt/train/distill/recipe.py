@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.share import read_yaml
 from diffusion_policy_rt.spec import build
 from diffusion_policy_rt.train.distill.methods import METHODS
-from diffusion_policy_rt.train.recipe import Optimisation, read_recipe
+from diffusion_policy_rt.train.recipe import Optimisation
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class DistillRecipe:
 
 def load_distill_recipe(name: str | Path, method: str, epochs: int = 0) -> DistillRecipe:
     """Read a recipe file or a shipped one; `epochs` above zero replaces the recipe's."""
-    data = dict(read_recipe(name))
+    data = dict(read_yaml(name, 'recipe'))
     if data.get('method') != method:
         raise DataError(f'recipe {name} is for method {data.get("method")!r}, not {method!r}')
     if epochs:

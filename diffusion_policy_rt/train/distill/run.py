@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.torch_engine import load_policy
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.model.policy import Policy, make_denoiser
+from diffusion_policy_rt.runtime.prefix import PrefixLayout
 from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
@@ -27,10 +28,14 @@ from diffusion_policy_rt.train.distill.recipe import DistillRecipe
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.pixels import fit_all
+from diffusion_policy_rt.train.prefix import draw_lengths, with_prefix, without_prefix
 from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
 from diffusion_policy_rt.train.trainer import History
 from diffusion_policy_rt.train.windows import make_windows, split_episodes
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.train.selection import ClosedLoop
 
 
 def teacher_recipe(teacher: Bundle) -> Recipe:
@@ -59,8 +64,10 @@ def student_spec(teacher: PolicySpec, recipe: DistillRecipe) -> PolicySpec:
 class Distillation:
     """One run: teacher and student, the data at hand, and the curves so far."""
 
-    def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Path, out: Path, seed: int,
-                 world: World) -> None:
+    def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Sequence[str | Path],
+                 out: Path, seed: int, world: World,
+                 closed_loop: ClosedLoop | None = None) -> None:
+        self.closed_loop = closed_loop
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
         self.method = METHODS[recipe.method]
         self.teacher, plan = load_policy(teacher), teacher_recipe(teacher)
@@ -79,32 +86,34 @@ class Distillation:
                                                   strict=not self.method.stop_time)
         self.module: nn.Module = self.student.denoiser
         self.comparison = Comparison(
-            NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond), teacher.spec,
-            self.conditions[self.compared])
+            NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond, self.layout),
+            teacher.spec, without_prefix(self.layout, self.observed[self.compared]))
         self.history = History()
 
-    def _read(self, teacher: Bundle, plan: Recipe, path: Path) -> None:
-        data, spec, how = open_data(plan, path), teacher.spec, self.recipe.train
+    def _read(self, teacher: Bundle, plan: Recipe, paths: Sequence[str | Path]) -> None:
+        data, spec, how = open_data(plan, paths), teacher.spec, self.recipe.train
         windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
         states = columns(data, 'state', plan.state)
         chunks = spec.action.normalise(gather_chunks(plan, data, windows)).astype(np.float32)
         images = {c.name: fit_all(data.streams[c.name], c) for c in spec.cameras}
-        conditions = frozen_conditions(self.teacher, images, states, windows, self.world.device)
+        observed = frozen_conditions(self.teacher, images, states, windows, self.world.device)
+        self.layout = PrefixLayout.of(spec)
         held_out = split_episodes(data.episode_ends, how.validation_ratio, self.seed)
         self.train_rows = np.flatnonzero(~held_out)
         rows = np.flatnonzero(held_out) if held_out.any() else self.train_rows
         self.compared = rows[::max(1, len(rows) // how.validation_sets)]
         self.noise = latent_deviation(spec, how.latent_noise).astype(np.float32)
         self.chunks = torch.from_numpy(chunks).to(self.world.device)
-        self.conditions = torch.from_numpy(conditions).to(self.world.device)
-        self.facts = {'data': data.source.rsplit('/', 1)[-1], 'episodes': len(data.episode_ends),
+        self.observed = torch.from_numpy(observed).to(self.world.device)
+        self.facts = {'data': data.title, 'episodes': len(data.episode_ends),
                       'rows': len(states)}
 
     @property
     def fingerprint(self) -> str:
         """Identifies what a checkpoint belongs to: recipe, seed, teacher and data."""
-        parts = [self.recipe.source, self.seed, self.digest, len(self.chunks),
+        parts: list[Any] = [self.recipe.source, self.seed, self.digest, len(self.chunks),
                  float(self.chunks.double().sum())]
+        parts += [self.closed_loop.key] if self.closed_loop else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def loss_of(self, student: nn.Module, average: nn.Module) -> Loss:
@@ -113,24 +122,32 @@ class Distillation:
         critic.load_state_dict(self.teacher.denoiser.state_dict(), strict=False)
         return self.method.make(Networks(
             student, average, self.spec.precond, self.teacher.denoiser,
-            self.teacher.spec.precond, critic), self.recipe.loss)
+            self.teacher.spec.precond, critic, self.layout), self.recipe.loss)
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return chunks [B, H, A] and noised conditions [B, C] of these windows."""
+        """Return chunks [B, H, A] and conditions [B, C] of these windows.
+
+        The latents are noised, and a random prefix of each chunk is told as committed.
+        """
         index = torch.from_numpy(rows).to(self.chunks.device)
-        cond = self.conditions[index]
-        jitter = self.noise * rng.standard_normal(tuple(cond.shape), np.float32)
-        return self.chunks[index], cond + torch.from_numpy(jitter).to(cond)
+        chunks, observed = self.chunks[index], self.observed[index]
+        jitter = self.noise * rng.standard_normal(tuple(observed.shape), np.float32)
+        noised = observed + torch.from_numpy(jitter).to(observed)
+        lengths = draw_lengths(self.layout, len(rows), rng)
+        return chunks, with_prefix(self.layout, noised, chunks, lengths)
 
     def measure(self, module: nn.Module) -> dict[str, float]:
         """Compare a student's chunks with the teacher's under the held-out conditions."""
         module.eval()
-        return self.comparison.measure(NetworkDenoiser(module, self.spec.precond), self.spec)
+        denoiser = NetworkDenoiser(module, self.spec.precond, self.layout)
+        return self.comparison.measure(denoiser, self.spec)
 
     def run(self) -> Policy:
         """Train, resuming what stands in `out`; return the best student."""
+        referee = (self.closed_loop.referee(self.student, self.model)
+                   if self.closed_loop else None)
         trainer = DistillTrainer(self, self.recipe.train, self.world, self.seed,
-                                 self.out / 'student.ckpt', self.fingerprint)
+                                 self.out / 'student.ckpt', self.fingerprint, referee)
         self.student.denoiser = cast(Any, trainer.run(self.recipe.method))
-        self.history, self.best = trainer.history, trainer.best
+        self.history = trainer.history
         return self.student.eval()

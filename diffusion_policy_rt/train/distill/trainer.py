@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 from diffusion_policy_rt.train.distill.methods import Loss
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.recipe import Optimisation
-from diffusion_policy_rt.train.trainer import Trainer
+from diffusion_policy_rt.train.trainer import Referee, Trainer
 
 
 class Task(Protocol):
@@ -37,15 +35,15 @@ class Task(Protocol):
 class DistillTrainer(Trainer):
     """Trains a student, and in between its critic where the method has one.
 
-    The result is the averaged student of the epoch whose chunks were nearest to the teacher's.
+    The result is the averaged student of the epoch whose chunks were nearest to the teacher's, or
+    of the one that the referee found best.
     """
 
     def __init__(self, task: Task, how: Optimisation, world: World, seed: int, checkpoint: Path,
-                 fingerprint: str) -> None:
-        super().__init__(cast(Any, task), how, world, seed, checkpoint, fingerprint)
+                 fingerprint: str, referee: Referee | None = None) -> None:
+        super().__init__(cast(Any, task), how, world, seed, checkpoint, fingerprint, referee)
         self.task = task
         self.loss = task.loss_of(self.module, self.ema.module)
-        self.best: dict[str, Any] = {'distance': math.inf, 'epoch': 0, 'weights': {}}
         self.critic_optimiser: torch.optim.Optimizer | None = None
         if self.loss.critic is not None:
             self.loss.critic.to(world.device)
@@ -73,35 +71,22 @@ class DistillTrainer(Trainer):
         self.descend(moved, loss.critic, optimiser, rate * loss.how.critic_rate)
         return moved
 
-    def end_epoch(self, loss: float) -> None:
-        """Compare the averaged student with the teacher, and keep it if it is the best so far."""
+    def measure(self) -> tuple[float, dict[str, float], float | None]:
+        """Compare the averaged student with the teacher, over all step counts."""
         measures = self.task.measure(self.ema.module)
         distance = float(np.mean([v for k, v in measures.items() if k.startswith('energy')]))
-        self.history.train.append(loss)
-        self.history.validation.append(distance)
-        self.history.measures.append(measures)
-        if distance < self.best['distance']:
-            self.best = {'distance': distance, 'epoch': len(self.history.train),
-                         'weights': copy.deepcopy(self.ema.module.state_dict())}
+        return distance, measures, distance
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
-        more = {'measures': self.history.measures, 'best': self.best}
-        if self.critic_optimiser and self.loss.critic is not None:
-            more |= {'critic': self.loss.critic.state_dict(),
-                     'critic_optimiser': self.critic_optimiser.state_dict()}
-        return super().state() | more
+        if not self.critic_optimiser or self.loss.critic is None:
+            return super().state()
+        return super().state() | {'critic': self.loss.critic.state_dict(),
+                                  'critic_optimiser': self.critic_optimiser.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` returned."""
         super().restore(state)
-        self.history.measures, self.best = list(state['measures']), state['best']
         if self.critic_optimiser and self.loss.critic is not None:
             self.loss.critic.load_state_dict(state['critic'])
             self.critic_optimiser.load_state_dict(state['critic_optimiser'])
-
-    def result(self) -> nn.Module:
-        """Return the best student."""
-        if self.best['weights']:
-            self.ema.module.load_state_dict(self.best['weights'])
-        return self.ema.module

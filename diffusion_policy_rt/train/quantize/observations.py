@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,7 +25,7 @@ def stream_recipe(bundle: Bundle, name: str) -> Recipe:
     return parse_recipe(source)
 
 
-def read_observations(bundle: Bundle, recipe: Recipe, path: Path, count: int,
+def read_observations(bundle: Bundle, recipe: Recipe, paths: Sequence[str], count: int,
                       seed: int) -> list[dict[str, np.ndarray]]:
     """Draw `count` observations: per camera uint8 [n_obs, H, W, 3], `state` float32 [n_obs, S].
 
@@ -37,7 +36,7 @@ def read_observations(bundle: Bundle, recipe: Recipe, path: Path, count: int,
     if missing:
         raise DataError(f'the recipe has no camera {missing[0]!r}, which {bundle.folder} needs; '
                         'name another by --recipe')
-    data = open_data(recipe, path)
+    data = open_data(recipe, paths)
     windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
     if count > len(windows.observed):
         raise DataError(f'{data.source} holds {len(windows.observed)} observations of the '

@@ -11,9 +11,9 @@ import onnx
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from diffusion_policy_rt.engines.bundle import Bundle, write_bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
 from diffusion_policy_rt.engines.weights import (
-    PRODUCTS, SCALE, WEIGHTS, ZERO, prefix_of, read_header)
+    PRODUCTS, SCALE, ZERO, prefix_of, read_header)
 from diffusion_policy_rt.train.export import share_weights
 
 QUANTIZED = '_quantized'

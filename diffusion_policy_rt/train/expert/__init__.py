@@ -1,0 +1,1 @@
+"""An expert for Push-T that knows the simulator's state: a policy's proposals, tried out first."""
