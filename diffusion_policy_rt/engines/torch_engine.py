@@ -30,11 +30,11 @@ def load_policy(bundle: Bundle) -> Policy:
 
 
 class TorchEngine:
-    """Encoder and Denoiser in eager torch."""
+    """Encoder and Denoiser in eager torch, or through torch.compile."""
 
     name = 'torch'
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, compiled: bool = False) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
         self._precond = bundle.spec.precond
@@ -43,6 +43,9 @@ class TorchEngine:
             part: [Layer(name, type(layer).__name__, str(layer.weight.dtype).split('.')[1])
                    for name, layer in module.named_modules() if isinstance(layer, PRODUCTS)]
             for part, module in parts(self._policy).items()}
+        if compiled:
+            for module in parts(self._policy).values():
+                module.compile()
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
 
     @torch.inference_mode()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,11 +14,12 @@ import onnxruntime
 
 from diffusion_policy_rt.engines.executed import summary
 from diffusion_policy_rt.engines.onnx_engine import open_graph
+from diffusion_policy_rt.engines.timing import take_turns
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.train.quantize.forms import (
     FP32, Feed, Form, candidates, quantize, weight_bytes)
 
-WARMUP, ROUNDS = 5, 40
+ROUNDS = 40
 MAX_ERROR = 0.10
 """Relative error of a part's output above which a form is not considered."""
 MARGIN = 0.75
@@ -69,22 +69,10 @@ def measure(part: str, graph: onnx.ModelProto, feeds: Sequence[Feed], threads: i
     opened = [open_model(model, threads) for _, model in made]
     held_out = feeds[1::2] or feeds
     reference = run(open_model(graph, threads)[0], held_out)
-    times = alternate([partial(s.run, None, dict(feeds[0])) for s, _ in opened])
-    return [Trial(form, relative_error(run(session, held_out), reference), seconds,
-                  weight_bytes(model), executed)
-            for (form, model), (session, executed), seconds in zip(made, opened, times)]
-
-
-def alternate(calls: Sequence[Callable[[], object]]) -> list[float]:
-    """Return the median duration of each call [s]; they take turns, so that all meet the same."""
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(WARMUP + ROUNDS):
-        for call, kept in zip(calls, times):
-            began = time.perf_counter()
-            call()
-            if turn >= WARMUP:
-                kept.append(time.perf_counter() - began)
-    return [float(np.median(kept)) for kept in times]
+    times = take_turns([partial(s.run, None, dict(feeds[0])) for s, _ in opened], ROUNDS)
+    return [Trial(form, relative_error(run(session, held_out), reference),
+                  float(np.median(taken)), weight_bytes(model), executed)
+            for (form, model), (session, executed), taken in zip(made, opened, times)]
 
 
 def choose(part: str, trials: Sequence[Trial]) -> Trial:
