@@ -10,7 +10,7 @@ torch = pytest.importorskip('torch', reason='the layers are torch modules')
 
 from diffusion_policy_rt.engines.torch_engine import load_policy  # noqa: E402
 from diffusion_policy_rt.model.lower import (  # noqa: E402
-    MatrixProduct, from_matrix, lower, raise_weights, taps, to_matrix)
+    MatrixProduct, VectorMish, from_matrix, lower, raise_weights, taps, to_matrix)
 from diffusion_policy_rt.model.unet import ConditionalUnet1D  # noqa: E402
 
 sizes = st.integers(1, 7)
@@ -124,3 +124,10 @@ def test_every_large_tensor_of_a_graph_lies_in_the_weights_file(exported, model)
             inline = [i.name for i in graph.initializer if not i.external_data
                       and np.prod(i.dims) * 4 >= 256]
             assert not inline
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20))
+def test_the_vectorised_mish_is_mish_for_every_value(values):
+    x = torch.tensor(values)
+    expected = torch.nn.functional.mish(x)
+    assert ((VectorMish()(x) - expected).abs() <= 1e-5 * expected.abs() + 2e-6).all()

@@ -96,11 +96,20 @@ def gather(x: Tensor, index: np.ndarray) -> Tensor:
     return x.index_select(1, flat).unflatten(1, index.shape).flatten(2)
 
 
+class VectorMish(nn.Module):
+    """Mish, x tanh(ln(1 + e^x)), of functions that engines have vectorised; softplus is none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x * torch.tanh(torch.log(torch.sigmoid(-x)))
+
+
 def lower(module: M) -> M:
-    """Rewrite, in place, every layer that is a matrix product; return the module."""
+    """Rewrite, in place, every layer that is a matrix product, and Mish; return the module."""
     for name, child in module.named_children():
         if is_product(child):
             setattr(module, name, MatrixProduct(cast(Layer, child)))
+        elif isinstance(child, nn.Mish):
+            setattr(module, name, VectorMish())
         else:
             lower(child)
     return module
