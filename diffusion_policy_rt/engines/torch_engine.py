@@ -29,24 +29,12 @@ def load_policy(bundle: Bundle) -> Policy:
     return policy.eval()
 
 
-class TorchEngine:
-    """Encoder and Denoiser in eager torch, or through torch.compile."""
+class TorchNetworks:
+    """Both ports over a policy's networks, eager, where the policy lies."""
 
-    name = 'torch'
-
-    def __init__(self, bundle: Bundle, threads: int = 1, compiled: bool = False) -> None:
-        torch.set_num_threads(threads)
-        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-        self._precond = bundle.spec.precond
-        self._policy = load_policy(bundle).to(self._device)
-        self.executed = {
-            part: [Layer(name, type(layer).__name__, str(layer.weight.dtype).split('.')[1])
-                   for name, layer in module.named_modules() if isinstance(layer, PRODUCTS)]
-            for part, module in parts(self._policy).items()}
-        if compiled:
-            for module in parts(self._policy).values():
-                module.compile()
-        self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self._precond = policy, policy.spec.precond
+        self._device = next(policy.parameters()).device
 
     @torch.inference_mode()
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
@@ -69,3 +57,21 @@ class TorchEngine:
                 stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]."""
         return denoise(self.network, self._precond, x, sigma, cond, stop)
+
+
+class TorchEngine(TorchNetworks):
+    """A bundle in torch: eager, or through torch.compile."""
+
+    name = 'torch'
+
+    def __init__(self, bundle: Bundle, threads: int = 1, compiled: bool = False) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(load_policy(bundle).to('cuda' if torch.cuda.is_available() else 'cpu'))
+        self.executed = {
+            part: [Layer(name, type(layer).__name__, str(layer.weight.dtype).split('.')[1])
+                   for name, layer in module.named_modules() if isinstance(layer, PRODUCTS)]
+            for part, module in parts(self._policy).items()}
+        self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
+        if compiled:
+            for module in parts(self._policy).values():
+                module.compile()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
+from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
+from diffusion_policy_rt.engines.parity import TOLERANCE, deviation, write_parity
 from diffusion_policy_rt.engines.weights import (
     PRODUCTS, SCALE, ZERO, prefix_of, read_header)
 from diffusion_policy_rt.train.export import share_weights
 
 QUANTIZED = '_quantized'
 """What ONNX Runtime's quantizers append to the name of a tensor."""
+ANY, SLACK = 1e9, 2.0
+"""Tolerances: while the deviation is measured, and of other machines relative to it."""
 
 
 def read_graph(bundle: Bundle, part: str) -> onnx.ModelProto:
@@ -52,14 +57,21 @@ def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
     for part, graph in graphs.items():
         take(part, graph, tensors)
 
-    def fill(partial: Path) -> None:
-        save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS})
-        stored = read_header(partial / WEIGHTS)[0]
+    manifest = {'spec': source.spec.to_json(), 'model': dict(source.model), **facts,
+                'dtypes': dict(dtypes)}
+
+    def fill(target: Path, tolerance: float) -> None:
+        save_file(tensors, target / WEIGHTS, {'layout': PRODUCTS})
+        stored = read_header(target / WEIGHTS)[0]
         for part, graph in graphs.items():
             made = onnx.ModelProto()
             made.CopyFrom(graph)
             share_weights(made, part, stored, tensors)
-            (partial / f'{part}.onnx').write_bytes(made.SerializeToString())
+            (target / f'{part}.onnx').write_bytes(made.SerializeToString())
+        write_parity(target, source.spec, reference, tolerance)
 
-    return write_bundle(folder, {'spec': source.spec.to_json(), 'model': dict(source.model),
-                                 **facts, 'dtypes': dict(dtypes)}, fill)
+    reference = OnnxEngine(source)
+    made = write_bundle(folder, manifest, partial(fill, tolerance=ANY))
+    found = deviation(made, OnnxEngine(made))
+    return write_bundle(folder, manifest, partial(
+        fill, tolerance=max(TOLERANCE, SLACK * found[0] if found else 0.0)))
