@@ -56,9 +56,10 @@ def deviation(bundle: Bundle, networks: Networks) -> tuple[float, float] | None:
     try:
         stored = json.loads(bundle.path(PARITY).read_text())
         expected = {name: np.array(value) for name, value in stored['outputs'].items()}
-        worst = max(_difference(expected[name], value)
-                    for name, value in outputs(bundle.spec, networks))
-        return worst, float(stored['tolerance'])
+        # not max(), which lets go of what is not a number
+        worst = np.max([_difference(expected[name], value)
+                        for name, value in outputs(bundle.spec, networks)])
+        return float(worst), float(stored['tolerance'])
     except (ValueError, LookupError, TypeError) as error:
         raise BundleError(f'{bundle.folder}: {PARITY} does not fit the policy; export the bundle '
                           'again') from error
