@@ -7,13 +7,16 @@ from diffusion_policy_rt.errors import BundleError, EngineError, SpecError
 from diffusion_policy_rt.replay.episode import (
     Episode, PolicyController, RandomController, run_episode)
 from diffusion_policy_rt.replay.evaluate import (
-    Evaluation, bootstrap, default_steps, evaluate, make_controller, outcome, summarise)
+    Evaluation, bootstrap, continuity, default_steps, evaluate, make_controller, outcome,
+    summarise)
 from diffusion_policy_rt.replay.pictures import write_sheet
 from diffusion_policy_rt.sim.pusht import MAX_STEPS, PushT
 
 
 class Script:
     """A controller that records what it was asked and pushes nowhere."""
+
+    seams = ()
 
     def __init__(self):
         self.began, self.steps = [], []
@@ -80,6 +83,12 @@ def test_the_same_seeds_give_the_same_episodes_in_one_process_or_two():
     assert [e.seed for e in two] == [100_000, 100_001, 100_002]
 
 
+@pytest.mark.parametrize('workers', [1, 2])
+def test_what_cannot_be_prepared_is_told_by_the_processes(workers):
+    with pytest.raises(BundleError, match='no bundle'):
+        list(evaluate(Evaluation('/nowhere'), range(100_000, 100_002), workers))
+
+
 def test_the_shipped_policy_repeats_itself_bit_for_bit(robot):
     runs = []
     for _ in range(2):
@@ -97,6 +106,26 @@ def test_latency_is_charged_by_what_the_policy_sees(robot):
     assert np.array_equal(starts, [robot.tool] * 3), 'nothing is known yet: the tool stays put'
     controller.target(3, robot)
     assert controller.loop.newest_frame.stamp_ns == 0, 'step 3 plans from the image of step 0'
+
+
+@pytest.mark.parametrize('delay', [0, 2])
+def test_seams_are_the_steps_at_which_a_chunk_takes_over(robot, delay):
+    controller, *_ = make_controller(Evaluation('pusht', steps=1, delay=delay, execute=5))
+    episode = run_episode(controller, robot, 100_001)
+    assert episode.seams == tuple(range(delay + 5, len(episode.targets), 5))
+    seam, within = episode.jumps()
+    assert len(seam) == len(episode.seams) and len(seam) + len(within) == len(episode.targets) - 1
+    far = np.linalg.norm(episode.targets[delay + 5] - episode.targets[delay + 4])
+    assert seam[0] == far
+
+
+def test_the_jump_at_seams_is_told_relative_to_that_within_chunks():
+    outcomes = [{'seam_jumps': [6.0] * 50, 'chunk_jumps': [1.0, 2.0] * 60},
+                {'seam_jumps': [1.0] * 50, 'chunk_jumps': [5.0] * 80}]
+    told = continuity(outcomes)
+    assert (told['count'], told['chunk_p99'], told['seam_p99']) == (100, 5, 6)
+    assert told['ratio'] == pytest.approx(1.2) and told['within_1.2'] == 1
+    assert continuity([{'seam_jumps': [], 'chunk_jumps': [1.0]}]) is None
 
 
 def test_a_failing_plan_ends_the_evaluation(robot, monkeypatch):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli_distill import distill, toy, weights  # noqa: F401  (toy is a fixture)
-from test_cli_train import RECIPE, data, train, write  # noqa: F401  (data is a fixture)
+import test_cli_distill
+import test_cli_train
+from test_cli_distill import distill, weights
+from test_cli_train import RECIPE, train, write
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 pytest.importorskip('gym_pusht', reason='closed loop needs the simulator')
@@ -22,6 +24,7 @@ from diffusion_policy_rt.train.selection import FIRST_SEED, ClosedLoop  # noqa: 
 from diffusion_policy_rt.train.selection import ClosedLoopReferee as Referee  # noqa: E402
 from diffusion_policy_rt.train.trainer import Trainer  # noqa: E402
 
+toy, data = test_cli_distill.toy, test_cli_train.data
 EVERY_2 = ('--eval-every', '2', '--eval-episodes', '1', '--eval-steps', '1')
 
 
@@ -43,7 +46,7 @@ def scored(monkeypatch):
     return asked
 
 
-def test_the_epoch_of_the_best_score_is_kept(toy, tmp_path, scored):  # noqa: F811
+def test_the_epoch_of_the_best_score_is_kept(toy, tmp_path, scored):
     assert distill(toy, tmp_path, 'onedp-s', *EVERY_2[:2], '--eval-steps', '1', '--eval-steps',
                    '4', '--epochs', '5', '--json', str(tmp_path / 'r.json')) == 0
     history = json.loads((tmp_path / 'r.json').read_text())['history']
@@ -60,7 +63,7 @@ def test_the_epoch_of_the_best_score_is_kept(toy, tmp_path, scored):  # noqa: F8
 
 
 @pytest.mark.parametrize('method', ['onedp-s', 'consistency'])
-def test_a_run_killed_and_resumed_chooses_the_same(toy, tmp_path, scored, monkeypatch,  # noqa: F811
+def test_a_run_killed_and_resumed_chooses_the_same(toy, tmp_path, scored, monkeypatch,
                                                    method):
     step = DistillTrainer.train_step
     more = ('--eval-every', '1', '--epochs', '4')
@@ -82,7 +85,7 @@ def test_a_run_killed_and_resumed_chooses_the_same(toy, tmp_path, scored, monkey
     assert read_bundle(tmp_path / 'cut/run/bundle').training['best_epoch'] == best
 
 
-def test_the_simulator_is_driven_on_seeds_of_its_own(toy, tmp_path, monkeypatch):  # noqa: F811
+def test_the_simulator_is_driven_on_seeds_of_its_own(toy, tmp_path, monkeypatch):
     from diffusion_policy_rt.replay import evaluate
     real, seen = evaluate.run_episode, []
     monkeypatch.setattr(evaluate, 'run_episode', lambda controller, robot, seed, *more: (
@@ -94,7 +97,7 @@ def test_the_simulator_is_driven_on_seeds_of_its_own(toy, tmp_path, monkeypatch)
     assert 0 <= last['score_1'] <= 1 and last['success_1'] in (0, 0.5, 1)
 
 
-def test_another_way_of_evaluation_is_another_run(toy, tmp_path, scored, capsys):  # noqa: F811
+def test_another_way_of_evaluation_is_another_run(toy, tmp_path, scored, capsys):
     assert distill(toy, tmp_path, 'onedp-d', *EVERY_2) == 0
     before = weights(tmp_path)
     for other in ((), ('--eval-every', '1')):
@@ -104,7 +107,7 @@ def test_another_way_of_evaluation_is_another_run(toy, tmp_path, scored, capsys)
     assert distill(toy, tmp_path, 'onedp-d', *EVERY_2) == 0
 
 
-def slower(toy, tmp_path):  # noqa: F811
+def slower(toy, tmp_path):
     """Return a copy of the teacher at another rate: another task."""
     bundle = read_bundle(toy[1])
     spec = dataclasses.replace(bundle.spec, rate=20.0)
@@ -113,7 +116,7 @@ def slower(toy, tmp_path):  # noqa: F811
         lambda folder: [shutil.copy(bundle.path(f), folder / f) for f in bundle.files]).folder
 
 
-def test_a_policy_of_another_task_gets_one_line_before_training(toy, tmp_path,  # noqa: F811
+def test_a_policy_of_another_task_gets_one_line_before_training(toy, tmp_path,
                                                                 capsys):
     assert distill(toy, tmp_path, 'onedp-d', *EVERY_2, teacher=slower(toy, tmp_path)) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -121,14 +124,14 @@ def test_a_policy_of_another_task_gets_one_line_before_training(toy, tmp_path,  
     assert not (tmp_path / 'run').exists()
 
 
-def test_a_step_count_that_is_not_served_is_refused_before_training(toy, tmp_path,  # noqa: F811
+def test_a_step_count_that_is_not_served_is_refused_before_training(toy, tmp_path,
                                                                     capsys):
     assert distill(toy, tmp_path, 'onedp-d', '--eval-every', '1', '--eval-steps', '2') == 1
     assert 'serves [1] steps, not 2' in capsys.readouterr().err
     assert not (tmp_path / 'run').exists()
 
 
-def test_training_keeps_the_epoch_of_the_best_score_too(data, tmp_path, scored):  # noqa: F811
+def test_training_keeps_the_epoch_of_the_best_score_too(data, tmp_path, scored):
     recipe = write(tmp_path, RECIPE)
     assert train(data, tmp_path / 'run', recipe, '--eval-every', '1') == 0
     stage = read_bundle(tmp_path / 'run/bundle').training['stages']['denoiser']
@@ -140,7 +143,7 @@ def test_training_keeps_the_epoch_of_the_best_score_too(data, tmp_path, scored):
     assert stage['measures'].keys() == {'score_2', 'success_2'}
 
 
-def test_training_of_another_task_stops_before_the_first_step(data, tmp_path,  # noqa: F811
+def test_training_of_another_task_stops_before_the_first_step(data, tmp_path,
                                                               capsys, monkeypatch):
     def unexpected(self):
         raise AssertionError('trained')
@@ -152,7 +155,7 @@ def test_training_of_another_task_stops_before_the_first_step(data, tmp_path,  #
     assert not (tmp_path / 'run').exists()
 
 
-def test_evaluation_leaves_the_training_as_it_was(toy, scored):  # noqa: F811
+def test_evaluation_leaves_the_training_as_it_was(toy, scored):
     bundle = read_bundle(toy[1])
     policy = load_policy(bundle)
     module = load_policy(bundle).denoiser.train()
@@ -173,13 +176,13 @@ def test_evaluation_leaves_the_training_as_it_was(toy, scored):  # noqa: F811
 
 
 @pytest.mark.parametrize('every, epochs, due', [(2, 5, [2, 4, 5]), (3, 2, [2]), (1, 2, [1, 2])])
-def test_every_so_many_epochs_and_the_last_are_due(toy, every, epochs, due):  # noqa: F811
+def test_every_so_many_epochs_and_the_last_are_due(toy, every, epochs, due):
     bundle = read_bundle(toy[1])
     made = ClosedLoop(every).referee(load_policy(bundle), bundle.model)
     assert [k for k in range(1, epochs + 1) if made.due(k, epochs)] == due
 
 
-def test_the_steps_are_those_given_or_the_default_of_all_commands(toy):  # noqa: F811
+def test_the_steps_are_those_given_or_the_default_of_all_commands(toy):
     spec = read_bundle(toy[1]).spec
     assert ClosedLoop(1).served(spec) == (4,) and ClosedLoop(1, 40, (1,)).served(spec) == (1,)
     with pytest.raises(SpecError, match='not 3'):

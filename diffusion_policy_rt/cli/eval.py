@@ -121,4 +121,6 @@ def line(policy: str, result: dict) -> str:
     return (f'{policy}: mean max coverage {result["mean_max_coverage"]:.3f} '
             f'[{low:.3f}, {high:.3f}], success {result["success_rate"]:.1%} '
             f'[{worse:.1%}, {better:.1%}], {result["episodes"]} episodes, '
-            f'{result["steps"]} steps, {result["engine"]}')
+            f'{result["steps"]} steps, {result["engine"]}'
+            + (f', jump at seams {seams["ratio"]:.2f} of that within chunks (99th percentiles)'
+               if (seams := result['seams']) else ''))

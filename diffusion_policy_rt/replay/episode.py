@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,6 +21,10 @@ from diffusion_policy_rt.sim.pusht import MAX_STEPS, RATE, SUCCESS, PushT, score
 
 class Controller(Protocol):
     """Chooses the target of each control step."""
+
+    @property
+    def seams(self) -> Sequence[int]:
+        """Control steps of this episode at which a chunk took over from another."""
 
     def begin(self, seed: int) -> None:
         """Start an episode."""
@@ -37,6 +41,8 @@ class Episode:
     coverages: list[float] = field(default_factory=list)
     targets: list[np.ndarray] = field(default_factory=list)
     pictures: list[np.ndarray] = field(default_factory=list)
+    seams: Sequence[int] = ()
+    """Control steps whose target was the first of a chunk that took over from another."""
 
     @property
     def max_coverage(self) -> float:
@@ -55,18 +61,28 @@ class Episode:
         return float(np.sqrt((third**2).sum(-1).mean())) if len(third) else 0.0
 
 
+    def jumps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return how far each target lies from the one before it [px]: at seams, and within."""
+        far = np.linalg.norm(np.diff(np.array(self.targets), axis=0), axis=-1)
+        seam = np.isin(np.arange(1, len(self.targets)), self.seams)
+        return far[seam], far[~seam]
+
+
 class PolicyController:
     """Drives the robot with a policy, under a manual clock."""
 
     def __init__(self, loop: PolicyLoop, delay: int = 0) -> None:
         self.loop, self._delay, self._seed = loop, delay, loop.seed
         self._seen: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
+        self.seams: list[int] = []
+        self._planned = False
 
     def begin(self, seed: int) -> None:
         """Forget the last episode; its noise depends on the policy's seed and the episode's."""
         self.loop.reset()
         self.loop.seed = self._seed * 1_000_003 + seed
         self._seen.clear()
+        self.seams, self._planned = [], False
 
     def target(self, step: int, robot: PushT) -> np.ndarray:
         """Observe, plan when a plan is due, and act; the tool stays put while there is no action.
@@ -83,6 +99,9 @@ class PolicyController:
                 plan = loop.plan(now)
                 if isinstance(plan, NotReady):
                     raise EngineError(f'episode {robot.seed}, step {step}: {plan.reason}')
+                if self._planned:
+                    self.seams.append(step)
+                self._planned = True
         return first(loop.act(now), robot.tool)
 
 
@@ -93,6 +112,8 @@ def first(action: Action, otherwise: np.ndarray) -> np.ndarray:
 
 class RandomController:
     """Draws a new target anywhere in the square at each step: the floor of all policies."""
+
+    seams: Sequence[int] = ()
 
     def begin(self, seed: int) -> None:
         """Draw this episode's targets from its seed."""
@@ -120,4 +141,5 @@ def run_episode(controller: Controller, robot: PushT, seed: int, picture_every: 
             break
     if picture_every:
         episode.pictures.append(robot.render(192, 192))
+    episode.seams = tuple(controller.seams)
     return episode

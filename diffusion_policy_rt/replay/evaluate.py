@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -125,8 +126,25 @@ def in_processes(prepare: Callable[[R], None], argument: R, work: Callable[[Any]
         yield from map(work, items)
         return
     # spawned, not forked: engines and SDL hold threads
-    with multiprocessing.get_context('spawn').Pool(workers, prepare, (argument,)) as pool:
-        yield from pool.imap(work, items)
+    context = multiprocessing.get_context('spawn')
+    with context.Pool(workers, _begin, (prepare, argument)) as pool:
+        yield from pool.imap(functools.partial(_work_if_prepared, work), items)
+
+
+_unprepared: list[Exception] = []
+
+
+def _begin(prepare: Callable[[R], None], argument: R) -> None:
+    try:
+        prepare(argument)
+    except Exception as error:  # raised here, the pool would start the process anew for ever
+        _unprepared.append(error)
+
+
+def _work_if_prepared(work: Callable[[Any], T], item: Any) -> T:
+    if _unprepared:
+        raise _unprepared[0]
+    return work(item)
 
 
 def bootstrap(values: np.ndarray, draws: int = 10_000) -> list[float]:
@@ -139,9 +157,27 @@ def bootstrap(values: np.ndarray, draws: int = 10_000) -> list[float]:
 
 def outcome(episode: Episode) -> dict[str, Any]:
     """Return what is kept of an episode: plain JSON."""
+    seam, within = episode.jumps()
     return {'seed': episode.seed, 'max_coverage': episode.max_coverage,
             'success': episode.success, 'coverage': max(episode.coverages),
-            'steps': len(episode.coverages), 'jerk': episode.jerk}
+            'steps': len(episode.coverages), 'jerk': episode.jerk,
+            'seam_jumps': seam.round(1).tolist(), 'chunk_jumps': within.round(1).tolist()}
+
+
+def continuity(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Return how far targets jump where one chunk takes over from another; None without seams.
+
+    `ratio` is the 99th percentile of the jumps at seams over that of the jumps within chunks.
+    """
+    seam, within = (np.concatenate([np.asarray(one[key], float) for one in outcomes])
+                    for key in ('seam_jumps', 'chunk_jumps'))
+    if not len(seam) or not len(within):
+        return None
+    far = float(np.percentile(within, 99))
+    return {'count': len(seam), 'seam_p50': float(np.median(seam)),
+            'seam_p99': float(np.percentile(seam, 99)), 'chunk_p99': far,
+            'ratio': float(np.percentile(seam, 99)) / max(far, 1e-9),
+            'within_1.2': float((seam <= 1.2 * far).mean())}
 
 
 def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -155,5 +191,6 @@ def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         'success_rate': float(wins.mean()),
         'success_ci95': bootstrap(wins),
         'jerk': float(jerks.mean()),
+        'seams': continuity(outcomes),
         'per_episode': list(outcomes),
     }

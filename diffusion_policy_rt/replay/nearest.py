@@ -49,15 +49,17 @@ class NearestController:
         self._rows = whole_rows(demonstrations.episode_ends, self._count)
         self._features = features(demonstrations.keypoints, demonstrations.tools)[self._rows]
         self._planned: list[np.ndarray] = []
+        self.seams: list[int] = []
 
     def begin(self, seed: int) -> None:
         """Forget what is left of the last look-up."""
-        self._planned = []
+        self._planned, self.seams = [], []
 
     def target(self, step: int, robot: PushT) -> np.ndarray:
         """Return the next recorded target, [2] px; looks up anew when they are used up."""
         if not self._planned:
             row = self.nearest(keypoints(robot.block), robot.tool)
+            self.seams += [step] if step else []
             self._planned = list(self._actions[row:row + self._count])
         return self._planned.pop(0)
 

@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
 HEAD = ('policy', 'network calls', 'mean max coverage', 'success', 'score to reference',
-        'modes kept', 'jerk [10³ px/s³]', 'time per plan [ms]', 'faster', 'training [h]')
+        'modes kept', 'jerk [10³ px/s³]', 'seam jump', 'time per plan [ms]', 'faster',
+        'training [h]')
 
 
 def interval(mean: float, ends: Sequence[float], form: str) -> str:
@@ -28,7 +29,7 @@ def interval(mean: float, ends: Sequence[float], form: str) -> str:
 def cells(row: Mapping[str, Any]) -> list[str]:
     """Return a row's cells in the order of HEAD."""
     success, *ends = [100 * value for value in (row['success_rate'], *row['success_ci95'])]
-    plan, kept, trained = row['plan_s'], row['modes_kept'], row['hours']
+    plan, kept, trained, seams = (row[key] for key in ('plan_s', 'modes_kept', 'hours', 'seams'))
     after = f' after {row["teacher_hours"]:.2g}' if row['teacher_hours'] is not None else ''
     return [
         row['label'], str(row['network_calls'] or '-'),
@@ -36,7 +37,8 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         interval(success, ends, '.1f') + ' %',
         interval(row['difference'], row['difference_ci95'], '+.3f'),
         '-' if kept is None else f'{100 * row["mode_coverage"]:.0f} % ({kept}/{row["modes"]})',
-        f'{row["jerk"] / 1e3:.1f}', '-' if plan is None else f'{1e3 * plan["p50"]:.2f}',
+        f'{row["jerk"] / 1e3:.1f}', '-' if seams is None else f'{seams["ratio"]:.2f}',
+        '-' if plan is None else f'{1e3 * plan["p50"]:.2f}',
         '-' if plan is None else f'{row["speedup"]:.3g} x',
         '-' if trained is None else f'{trained:.2g}{after}']
 
@@ -61,7 +63,9 @@ def method(result: Mapping[str, Any]) -> str:
     return (
         f'Closed loop on Push-T, seeds {first} to {last}; intervals: 95 %, bootstrap over '
         f'episodes. "Score to reference" is the mean paired difference to '
-        f'*{result["reference"]}*. {counted}Time per plan: median from a new image to its chunk '
+        f'*{result["reference"]}*. {counted}Seam jump: the 99th percentile of '
+        'how far targets jump where one chunk takes over from another, over that within chunks. '
+        'Time per plan: median from a new image to its chunk '
         'on one CPU thread of '
         f'{result["machine"]}, all rows taking turns in one process. Training: own hours, after '
         f'the teacher\'s. Made by `{result["provenance"]["command"]}` on '
