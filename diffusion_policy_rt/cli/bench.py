@@ -10,7 +10,8 @@ from diffusion_policy_rt.cli.common import extra, positive, provenance, table, w
 
 HELP = 'Measure latency: of the denoiser, the encoder, a whole plan, or the node over topics.'
 PARTS = ('denoiser', 'encoder', 'plan', 'node')
-DTYPES = ('fp32', 'int8-dynamic', 'int8-weight-only', 'int8-static')
+CONVOLUTIONS = 'fp32-convolutions'
+DTYPES = ('fp32', CONVOLUTIONS, 'int8-dynamic', 'int8-weight-only', 'int8-static')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'weights, in place of --policy (needs torch)')
     parser.add_argument('--dtype', action='append', choices=DTYPES,
                         help='base: how its denoiser is stored; may be repeated (default: fp32 '
-                             'and int8-dynamic); encoders are static int8 beside int8')
+                             'and int8-dynamic); encoders are static int8 beside int8; '
+                             f'{CONVOLUTIONS}: the graph is not rewritten as products')
     parser.add_argument('--cameras', type=positive, default=1, metavar='N',
                         help='base: number of cameras (default 1)')
     parser.add_argument('--image', type=positive, default=96, metavar='PX',
                         help='base: rows and columns of an image (default 96)')
+    parser.add_argument('--horizon', type=positive, default=16, metavar='H',
+                        help='base: actions in a chunk, a multiple of 4 (default 16)')
     parser.add_argument('--engine', action='append', metavar='E',
                         help='engine to measure, or torch-compile; may be repeated (default: all '
                              'installed)')
@@ -75,9 +79,16 @@ def bench_engines(args: argparse.Namespace) -> list[dict]:
 def write_sizes(args: argparse.Namespace, folder: Path) -> list[str]:
     """Write the base network in every data type that was asked for; return the folders."""
     with extra('--size base', 'train'):
-        from diffusion_policy_rt.train.base import quantize_base, write_base
+        from diffusion_policy_rt.train.base import base_spec, quantize_base, write_base
 
-    source = write_base(folder / 'fp32', args.cameras, args.image)
-    return [str(source.folder if dtype == 'fp32' else quantize_base(
-        source, folder / dtype, dtype.removeprefix('int8-')).folder)
-        for dtype in args.dtype or DTYPES[:2]]
+    spec = base_spec(args.cameras, args.image, args.horizon)
+    source, folders = write_base(folder / 'fp32', spec), []
+    for dtype in args.dtype or ('fp32', 'int8-dynamic'):
+        if dtype == CONVOLUTIONS:
+            made = write_base(folder / dtype, spec, products=False)
+        elif dtype == 'fp32':
+            made = source
+        else:
+            made = quantize_base(source, folder / dtype, dtype.removeprefix('int8-'))
+        folders.append(str(made.folder))
+    return folders

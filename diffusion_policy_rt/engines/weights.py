@@ -15,8 +15,9 @@ from typing import Any
 
 from diffusion_policy_rt.errors import BundleError
 
-PRODUCTS = 'products'
-"""Value of the file's `layout`: linear layers and 1-D convolutions are right sides [K * C, D]."""
+PRODUCTS, OWN = 'products', 'own'
+"""Values of the file's `layout`: linear layers and 1-D convolutions are right sides [K * C, D], or
+all layers have their own forms."""
 SCALE, ZERO = '_scale', '_zero_point'
 INPUT_SCALES = ('input_scale', 'pre_quant_scale')
 """Scales of a layer's input, which belong to no stored tensor."""

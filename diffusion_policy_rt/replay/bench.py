@@ -13,7 +13,7 @@ from tqdm import tqdm
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, read_bundle
 from diffusion_policy_rt.engines.load import installed, load_engine
 from diffusion_policy_rt.engines.timing import STREAM_BYTES, peak_rss, reader, take_turns
-from diffusion_policy_rt.engines.weights import part_of, read_header
+from diffusion_policy_rt.engines.weights import OWN, part_of, read_header
 from diffusion_policy_rt.runtime.clock import ManualClock
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.loop import PolicyLoop
@@ -84,6 +84,15 @@ def _resident(folder: str, engine: str, threads: int) -> int:
     return peak_rss()
 
 
+def dtype(bundle: Bundle, part: str, engine: str) -> str:
+    """Return the form of a part on an engine; torch computes in fp32 whatever is stored."""
+    if engine in ('torch', COMPILED):
+        return 'fp32'
+    layout = read_header(bundle.path(WEIGHTS))[1].get('layout')
+    stored = str(bundle.dtypes.get(part, 'fp32'))
+    return 'fp32-convolutions' if stored == 'fp32' and layout == OWN else stored
+
+
 def _cases(bundle: Bundle, name: str, parts: tuple[str, ...], steps: list[int],
            threads: int) -> list[Case]:
     spec, rng, engine = bundle.spec, np.random.default_rng(0), open_engine(bundle, name, threads)
@@ -94,9 +103,9 @@ def _cases(bundle: Bundle, name: str, parts: tuple[str, ...], steps: list[int],
         part = f'encoder_{camera.name}' if what == 'encoder' else 'denoiser'
         read = stored if what == 'plan' else part_of(part, stored)
         return {'what': what, 'policy': spec.name, 'engine': name,
-                'dtype': bundle.dtypes.get(part, 'fp32') if name == 'onnxruntime' else 'fp32',
+                'dtype': dtype(bundle, part, name),
                 'steps': count, 'threads': threads, 'cameras': len(spec.cameras),
-                'image': camera.height, 'bytes': sum(t.length for t in read.values()),
+                'image': camera.height, 'horizon': spec.horizon, 'bytes': sum(t.length for t in read.values()),
                 'peak_rss_bytes': peak}
 
     cases = []

@@ -39,10 +39,10 @@ def base_spec(cameras: int = 1, image: int = 96, horizon: int = 16) -> PolicySpe
         schedules=default_schedules(precond, (1, 2, 4, 8, 10, 100)))
 
 
-def write_base(folder: Path, cameras: int = 1, image: int = 96) -> Bundle:
+def write_base(folder: Path, spec: PolicySpec, products: bool = True) -> Bundle:
     """Write a base bundle with random weights (seed 0) to `folder`."""
     torch.manual_seed(0)
-    return export_bundle(Policy(base_spec(cameras, image), MODEL), MODEL, folder, NOTE)
+    return export_bundle(Policy(spec, MODEL), MODEL, folder, NOTE, products)
 
 
 def quantize_base(source: Bundle, folder: Path, denoiser: str) -> Bundle:

@@ -21,7 +21,7 @@ from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.parity import check_parity, write_parity
 from diffusion_policy_rt.engines.torch_engine import TorchNetworks
 from diffusion_policy_rt.engines.weights import (
-    PRODUCTS, Stored, prefix_of, read_header)
+    OWN, PRODUCTS, Stored, prefix_of, read_header)
 from diffusion_policy_rt.model.lower import lower
 from diffusion_policy_rt.model.policy import Policy
 
@@ -29,19 +29,22 @@ OPSET = 17
 
 
 def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
-                  facts: Mapping[str, Any]) -> Bundle:
+                  facts: Mapping[str, Any], products: bool = True) -> Bundle:
     """Write the bundle, with outputs of its networks, and check that the CPU engine gives these.
+
+    Layers are written as gather and matrix product, or where not `products` as they are.
 
     `model` is the networks' configuration; `facts` holds `training`, `quality`, `provenance`.
     """
-    lowered = lower(copy.deepcopy(policy.cpu().eval()))
+    policy = policy.cpu().eval()
+    written = lower(copy.deepcopy(policy)) if products else policy
 
     def fill(partial: Path) -> None:
         tensors = {name: np.ascontiguousarray(t.numpy())
-                   for name, t in lowered.state_dict().items()}
-        save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS})
+                   for name, t in written.state_dict().items()}
+        save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS if products else OWN})
         stored = read_header(partial / WEIGHTS)[0]
-        for name, (module, inputs, output) in graphs(lowered).items():
+        for name, (module, inputs, output) in graphs(written).items():
             path = partial / f'{name}.onnx'
             _export(module, inputs, output, path)
             graph = onnx.load(str(path))
