@@ -105,7 +105,8 @@ def _cases(bundle: Bundle, name: str, parts: tuple[str, ...], steps: list[int],
         return {'what': what, 'policy': spec.name, 'engine': name,
                 'dtype': dtype(bundle, part, name),
                 'steps': count, 'threads': threads, 'cameras': len(spec.cameras),
-                'image': camera.height, 'horizon': spec.horizon, 'bytes': sum(t.length for t in read.values()),
+                'image': camera.height, 'horizon': spec.horizon,
+                'bytes': sum(t.length for t in read.values()),
                 'peak_rss_bytes': peak}
 
     cases = []
