@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
     add_data, add_seed, extra, natural, positive, provenance, table, write_json)
+from diffusion_policy_rt.engines.load import gpu
 from diffusion_policy_rt.errors import DprtError, SpecError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 HELP = 'Quantize a policy to 8 bits for this machine, and write it with the proof of its fidelity.'
 KINDS = ('auto', 'fp32', 'dynamic', 'static', 'weight-only')
+TENSORRT = 'tensorrt'
 GATE_SEED = 300_000
 """First seed of the gate's episodes: no demonstration and no published test seed."""
 SWEEP = 32
@@ -36,10 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='recipe that names the data\'s streams (default: the bundle\'s own)')
     parser.add_argument('--checkpoint', metavar='DIR',
                         help='take the weights from a folder that NVIDIA modelopt exported')
+    parser.add_argument('--engine', choices=('onnxruntime', TENSORRT), default='onnxruntime',
+                        help='what is to run it: onnxruntime, on a CPU like this one (default), '
+                             'or tensorrt, in int8 with calibrated ranges')
     parser.add_argument('--encoder', choices=KINDS, default='auto',
-                        help='form of the encoders (default: by measurement)')
+                        help='onnxruntime: form of the encoders (default: by measurement)')
     parser.add_argument('--denoiser', choices=KINDS, default='auto',
-                        help='form of the denoiser (default: by measurement)')
+                        help='onnxruntime: form of the denoiser (default: by measurement)')
     parser.add_argument('--steps', type=positive, default=0, metavar='K',
                         help='network calls per plan in the closed loop (default: the most '
                              'served up to 8)')
@@ -58,15 +63,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose the forms, quantize, prove, write."""
-    with extra('quantizing', 'train'):
-        from diffusion_policy_rt.train.quantize.run import lowered
+    with extra('quantizing', 'distill' if args.engine == TENSORRT else 'train'):
+        from diffusion_policy_rt.train.quantize.run import reexport
     from diffusion_policy_rt.engines.bundle import copy_bundle, read_bundle
 
     bundle = read_bundle(args.policy)
     refuse_quantized(bundle)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(args.checkpoint) if args.checkpoint else None
-        source = lowered(bundle, Path(folder) / 'fp32', checkpoint)
+        source = reexport(bundle, Path(folder) / 'fp32', checkpoint,
+                          products=args.engine != TENSORRT)
         made, report, parts = quantize(args, bundle, source, Path(folder) / 'int8')
         report |= closed_loop(args, source, made)
         judge(report, args.override)
@@ -99,16 +105,18 @@ def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
     recipe = stream_recipe(bundle, args.recipe)
     seen = read_observations(bundle, recipe, args.data, 2 * count, args.seed)
     recorder = Recorder(source)
-    comparison = Comparison(recorder, spec, seen[:min(count, SWEEP)], args.seed)
-    parts, engine = quantizing.make_parts(source, recorder.feeds), Patched(source)
-    for part in parts:
-        settle(args, part, engine, comparison)
+    sweep = Comparison(recorder, spec, seen[:min(count, SWEEP)], args.seed)
     facts = {'training': dict(bundle.training), 'provenance': {
         **provenance(), 'source': bundle.digest, 'calibration': {
             'data': [Path(path).name for path in args.data], 'observations': count,
             'seed': args.seed}}}
     # compared under observations that nothing was calibrated on
     comparison = Comparison(OnnxEngine(source), spec, seen[count:], args.seed)
+    if args.engine == TENSORRT:
+        return *quantizing.write_tensorrt(source, recorder.feeds, folder, facts, comparison), []
+    parts, engine = quantizing.make_parts(source, recorder.feeds), Patched(source)
+    for part in parts:
+        settle(args, part, engine, sweep)
     made, report = quantizing.keep_sensitive(source, parts, folder, facts, comparison)
     return made, report, parts
 
@@ -147,7 +155,9 @@ def closed_loop(args: argparse.Namespace, source: Bundle, made: Bundle) -> dict[
     from diffusion_policy_rt.replay.evaluate import (
         Evaluation, check_task, evaluate, outcome, summarise)
 
-    if not args.episodes:
+    if args.engine == TENSORRT and not gpu():
+        print('no closed loop: TensorRT needs a GPU, and there is none here')
+    if not args.episodes or args.engine == TENSORRT and not gpu():
         return {}
     try:
         check_task(source.spec, args.policy)
@@ -156,7 +166,8 @@ def closed_loop(args: argparse.Namespace, source: Bundle, made: Bundle) -> dict[
         return {'score_loss': None}
     seeds, played = range(GATE_SEED, GATE_SEED + args.episodes), []
     for bundle in (source, made):
-        what = Evaluation(str(bundle.folder), args.steps, 'onnxruntime')
+        engine = args.engine if bundle is made else 'onnxruntime'
+        what = Evaluation(str(bundle.folder), args.steps, engine)
         episodes = evaluate(what, seeds, min(args.workers, args.episodes))
         played.append(summarise([outcome(episode) for episode in tqdm(
             episodes, total=len(seeds), unit='episode', desc=bundle.folder.name)]))

@@ -46,7 +46,7 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
         stored = read_header(partial / WEIGHTS)[0]
         for name, (module, inputs, output) in graphs(written).items():
             path = partial / f'{name}.onnx'
-            _export(module, inputs, output, path)
+            export_graph(module, inputs, output, path)
             graph = onnx.load(str(path))
             name_products(graph)
             share_weights(graph, name, stored, tensors)
@@ -74,8 +74,9 @@ def graphs(policy: Policy) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor]
     return made
 
 
-def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
-            path: Path) -> None:
+def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
+                 path: Path) -> None:
+    """Write one network as an ONNX graph that holds its weights; shapes are those of `inputs`."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's own deprecation notices
         torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),

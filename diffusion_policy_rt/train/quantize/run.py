@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import onnx
 
 from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
-from diffusion_policy_rt.engines.torch_engine import load_policy
+from diffusion_policy_rt.engines.torch_engine import TorchNetworks, load_policy
 from diffusion_policy_rt.engines.torch_weights import read_checkpoint
 from diffusion_policy_rt.model.policy import Policy
+from diffusion_policy_rt.model.policy import parts as networks_of
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.train.export import export_bundle
+from diffusion_policy_rt.train.quantize import qdq
 from diffusion_policy_rt.train.quantize.choose import Trial, choose, measure
 from diffusion_policy_rt.train.quantize.forms import FP32, Feed, Form, layers, quantize
 from diffusion_policy_rt.train.quantize.gate import LIMITS, share
@@ -56,18 +58,21 @@ class Part:
         return quantize(self.graph, self.form, self.feeds[::2], tuple(keep))
 
 
-def lowered(bundle: Bundle, folder: Path, checkpoint: Path | None = None) -> Bundle:
+def reexport(bundle: Bundle, folder: Path, checkpoint: Path | None = None,
+             products: bool = True) -> Bundle:
     """Write the fp32 bundle that quantizing starts from: today's graphs, the bundle's weights.
 
-    With a `checkpoint` that modelopt exported, the weights are that one's.
+    With a `checkpoint` that modelopt exported, the weights are that one's. `products` is that of
+    `export_bundle`.
     """
     if checkpoint is None:
         policy = load_policy(bundle)
     else:
         policy = Policy(bundle.spec, bundle.model)
         policy.load_state_dict(read_checkpoint(checkpoint, policy))
-    return export_bundle(policy, bundle.model, folder, {
-        'training': dict(bundle.training), 'quality': {}, 'provenance': dict(bundle.provenance)})
+    facts = {'training': dict(bundle.training), 'quality': {},
+             'provenance': dict(bundle.provenance)}
+    return export_bundle(policy, bundle.model, folder, facts, products)
 
 
 def make_parts(source: Bundle, feeds: Mapping[str, Sequence[Feed]]) -> list[Part]:
@@ -137,6 +142,23 @@ def keep_sensitive(source: Bundle, parts: Sequence[Part], folder: Path, facts: M
             break
         best = min(best, attempt(count), key=share)
     return write(source, parts, best['layers_in_fp32'], folder, facts), best
+
+
+def write_tensorrt(source: Bundle, feeds: Mapping[str, Sequence[Feed]], folder: Path,
+                   facts: Mapping[str, Any], comparison: Measure) -> tuple[Bundle, dict[str, Any]]:
+    """Write the bundle in TensorRT's 8-bit form; return it with its measures.
+
+    These are of torch, which computes with modelopt's quantizers what the engines will compute.
+    """
+    quantized = qdq.quantize_policy(load_policy(source), {
+        part: thin(given, FEEDS) for part, given in feeds.items()})
+    networks = cast(Engine, TorchNetworks(quantized))
+    made = write_quantized(source, qdq.qdq_graphs(quantized),
+                           dict.fromkeys(feeds, qdq.DTYPE), folder, facts, networks)
+    modules = networks_of(load_policy(source))
+    return made, {**comparison.measure(networks), 'size_ratio': size(made) / size(source),
+                  'forms': dict.fromkeys(feeds, qdq.DTYPE),
+                  'layers_in_fp32': {part: qdq.kept(module) for part, module in modules.items()}}
 
 
 def size(bundle: Bundle) -> int:

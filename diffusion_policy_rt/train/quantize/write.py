@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
 from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
-from diffusion_policy_rt.engines.parity import TOLERANCE, deviation, write_parity
+from diffusion_policy_rt.engines.parity import TOLERANCE, Networks, deviation, write_parity
 from diffusion_policy_rt.engines.weights import (
-    PRODUCTS, SCALE, ZERO, prefix_of, read_header)
+    SCALE, ZERO, prefix_of, read_header)
 from diffusion_policy_rt.train.export import share_weights
 
 QUANTIZED = '_quantized'
@@ -48,11 +48,13 @@ def take(part: str, graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> N
 
 def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
                     dtypes: Mapping[str, str], folder: Path,
-                    facts: Mapping[str, Any]) -> Bundle:
+                    facts: Mapping[str, Any], networks: Networks | None = None) -> Bundle:
     """Write a bundle of these graphs; `source` is the fp32 bundle that they were made from.
 
-    `facts` holds `training`, `quality`, `provenance`.
+    `facts` holds `training`, `quality`, `provenance`. `networks` compute what the bundle will,
+    where ONNX Runtime does not.
     """
+    layout = read_header(source.path(WEIGHTS))[1]
     tensors = load_file(source.path(WEIGHTS))
     for part, graph in graphs.items():
         take(part, graph, tensors)
@@ -61,7 +63,7 @@ def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
                 'dtypes': dict(dtypes)}
 
     def fill(target: Path, tolerance: float) -> None:
-        save_file(tensors, target / WEIGHTS, {'layout': PRODUCTS})
+        save_file(tensors, target / WEIGHTS, layout)
         stored = read_header(target / WEIGHTS)[0]
         for part, graph in graphs.items():
             made = onnx.ModelProto()
@@ -72,6 +74,6 @@ def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
 
     reference = OnnxEngine(source)
     made = write_bundle(folder, manifest, partial(fill, tolerance=ANY))
-    found = deviation(made, OnnxEngine(made))
+    found = deviation(made, networks or OnnxEngine(made))
     return write_bundle(folder, manifest, partial(
         fill, tolerance=max(TOLERANCE, SLACK * found[0] if found else 0.0)))
