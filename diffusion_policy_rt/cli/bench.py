@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import extra, positive, provenance, table, write_json
+from diffusion_policy_rt.errors import DprtError
 
 HELP = 'Measure latency: of the denoiser, the encoder, a whole plan, or the node over topics.'
 PARTS = ('denoiser', 'encoder', 'plan', 'node')
@@ -44,12 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='threads; may be repeated (default: 1)')
     parser.add_argument('--repeats', type=positive, default=200, metavar='R',
                         help='measurements of each row, rows taking turns (default 200)')
+    parser.add_argument('--plot', metavar='FILE.png', help='draw the rows')
     parser.add_argument('--seconds', type=positive, default=20, metavar='S',
                         help='node: how long to measure each image size (default 20)')
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
+    if args.what == 'node' and args.plot:
+        raise DprtError('--plot draws engines; --what node has other rows')
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
@@ -61,6 +65,10 @@ def run(args: argparse.Namespace) -> None:
     else:
         rows = bench_engines(args)
     print(table(rows))
+    if args.plot:
+        with extra('--plot', 'demo'):
+            from diffusion_policy_rt.replay.bench_plot import write_plot
+        write_plot(Path(args.plot), rows)
     write_json(args.json, {'rows': rows, 'provenance': provenance()})
 
 
