@@ -59,6 +59,15 @@ def train(data, out, recipe, *more):
                  '--threads', '1', *more])
 
 
+def test_options_replace_the_recipes_length_and_are_kept_in_the_bundle(data, tmp_path):
+    result = tmp_path / 'r.json'
+    assert train(data, tmp_path / 'run', write(tmp_path, RECIPE), '--epochs', '3',
+                 '--max-episodes', '2', '--json', str(result)) == 0
+    told = json.loads(result.read_text())['training']
+    assert told['stages']['denoiser']['epochs'] == 3 and told['episodes'] == 2
+    assert told['recipe']['train']['epochs'] == 3 and told['recipe']['max_episodes'] == 2
+
+
 @pytest.mark.parametrize('recipe', [RECIPE, PIXELS], ids=['keypoints edm', 'pixels ddpm'])
 def test_training_writes_a_bundle_that_runs(data, tmp_path, recipe):
     result = tmp_path / 'r.json'

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_data, add_run, add_selection, closed_loop, extra, provenance, write_json)
+    add_data, add_run, add_selection, closed_loop, extra, natural, provenance, write_json)
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.trainer import History
@@ -21,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, 'npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
     parser.add_argument('--recipe', default='pusht_small', metavar='R',
                         help='YAML file, or a name in config/recipes (default pusht_small)')
+    parser.add_argument('--epochs', type=natural, default=0, metavar='N',
+                        help='passes over the data in the last stage (default: the recipe\'s)')
+    parser.add_argument('--max-episodes', type=natural, default=0, metavar='N',
+                        help='learn from the first N episodes (default: the recipe\'s)')
     add_run(parser)
     add_selection(parser)
 
@@ -37,7 +41,8 @@ def run(args: argparse.Namespace) -> None:
         from diffusion_policy_rt.train.run import Training, open_data
 
     torch.set_num_threads(args.threads)
-    recipe, world, out = load_recipe(args.recipe), join(), Path(args.out)
+    recipe, world, out = load_recipe(
+        args.recipe, args.epochs, args.max_episodes), join(), Path(args.out)
     data = open_data(recipe, args.data)
     began, origin = time.monotonic(), provenance()
     training = Training(recipe, data, out, args.seed, world, closed_loop(args))

@@ -124,6 +124,14 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
     return build(Recipe, {**parts, 'source': dict(data)}, 'recipe')
 
 
-def load_recipe(name: str | Path) -> Recipe:
-    """Read a training recipe: a file, or a shipped one by its name."""
-    return parse_recipe(read_yaml(name, 'recipe'))
+def load_recipe(name: str | Path, epochs: int = 0, max_episodes: int = 0) -> Recipe:
+    """Read a training recipe: a file, or a shipped one by its name.
+
+    `epochs` (of the last stage) and `max_episodes` above zero replace the recipe's.
+    """
+    data = dict(read_yaml(name, 'recipe'))
+    if epochs:
+        data['train'] = {**(data.get('train') or {}), 'epochs': epochs}
+    if max_episodes:
+        data['max_episodes'] = max_episodes
+    return parse_recipe(data)
