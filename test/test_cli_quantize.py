@@ -8,10 +8,13 @@ import yaml
 torch = pytest.importorskip('torch', reason='quantizing starts from torch modules')
 
 from test_cli_distill import RECIPE, toy  # noqa: E402, F401
+from test_quantize import export_like_modelopt  # noqa: E402
 
+from diffusion_policy_rt.cli import quantize as quantizing  # noqa: E402
 from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.engines.bundle import read_bundle  # noqa: E402
 from diffusion_policy_rt.engines.load import load_engine  # noqa: E402
+from diffusion_policy_rt.engines.torch_engine import load_policy  # noqa: E402
 from diffusion_policy_rt.train.quantize.gate import LIMITS  # noqa: E402
 
 
@@ -112,3 +115,27 @@ def test_info_shows_every_layer_as_it_was_executed(done, tmp_path, capsys):
     shown = {row['layer']: row['dtype'] for row in executed['layers']['denoiser']}
     assert shown['cond.2'] == 'int8'
     assert 'cond.2' in capsys.readouterr().out
+
+
+def test_the_form_of_tensorrt_is_written_with_its_report(toy, tmp_path, monkeypatch,  # noqa: F811
+                                                         capsys):
+    pytest.importorskip('modelopt.torch.quantization', reason='modelopt is not installed')
+    monkeypatch.setattr(quantizing, 'gpu', lambda: False)
+    assert quantize(toy, tmp_path / 'q', '--engine', 'tensorrt', '--override') == 0
+    bundle = read_bundle(tmp_path / 'q')
+    assert set(bundle.dtypes.values()) == {'int8-qdq'}
+    report = bundle.quality['quantization']
+    assert report['overridden'] and 0 < report['chunk_rmse'] < 0.2
+    assert 'outputs.1' in report['layers_in_fp32']['denoiser']
+    assert 'no closed loop: TensorRT needs a GPU' in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_modelopt_takes_the_place_of_the_weights(toy, tmp_path):  # noqa: F811
+    policy = load_policy(read_bundle(toy[1]))
+    with torch.no_grad():
+        policy.denoiser.outputs[1].bias += 1.0
+    folder = export_like_modelopt(policy, tmp_path / 'checkpoint')
+    assert quantize(toy, tmp_path / 'q', '--checkpoint', str(folder), '--episodes', '0',
+                    '--override') == 0
+    made = load_policy(read_bundle(tmp_path / 'q'))
+    torch.testing.assert_close(made.denoiser.outputs[1].bias, policy.denoiser.outputs[1].bias)

@@ -32,7 +32,7 @@ def test_a_graph_of_onnxruntime_s_own_operators_is_refused_with_the_cure(rtx, tm
                                  domain='com.microsoft')
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], 'g', ends[:1], ends[1:])),
               str(tmp_path / 'denoiser.onnx'))
-    with pytest.raises(EngineError, match='cannot read denoiser.onnx.*dprt export') as caught:
+    with pytest.raises(EngineError, match='cannot read denoiser.onnx.*dprt quantize') as caught:
         tensorrt_build.build(rtx, tmp_path / 'denoiser.onnx', rtx.Logger())
     assert '\n' not in str(caught.value)
 

@@ -30,7 +30,8 @@ def parse(trt: ModuleType, graph: Path, logger: Any) -> tuple[Any, Any, Any]:
     if not parser.parse_from_file(str(graph)):
         reason = parser.get_error(0).desc() if parser.num_errors else 'unknown reason'
         raise EngineError(f'tensorrt cannot read {graph.name}: {str(reason).splitlines()[0]}; '
-                          'export the bundle for it (dprt export)')
+                          'make its form with dprt quantize --engine tensorrt, or take '
+                          'the fp32 bundle')
     return builder, network, parser
 
 
