@@ -12,9 +12,12 @@ from test_quantize import export_like_modelopt  # noqa: E402
 
 from diffusion_policy_rt.cli import quantize as quantizing  # noqa: E402
 from diffusion_policy_rt.cli.main import main  # noqa: E402
-from diffusion_policy_rt.engines.bundle import read_bundle  # noqa: E402
+from diffusion_policy_rt.engines.bundle import WEIGHTS, read_bundle  # noqa: E402
 from diffusion_policy_rt.engines.load import load_engine  # noqa: E402
+from diffusion_policy_rt.engines.parity import deviation  # noqa: E402
 from diffusion_policy_rt.engines.torch_engine import load_policy  # noqa: E402
+from diffusion_policy_rt.engines.weights import read_header  # noqa: E402
+from diffusion_policy_rt.train.export import export_bundle  # noqa: E402
 from diffusion_policy_rt.train.quantize.gate import LIMITS  # noqa: E402
 
 
@@ -139,3 +142,21 @@ def test_a_checkpoint_of_modelopt_takes_the_place_of_the_weights(toy, tmp_path):
                     '--override') == 0
     made = load_policy(read_bundle(tmp_path / 'q'))
     torch.testing.assert_close(made.denoiser.outputs[1].bias, policy.denoiser.outputs[1].bias)
+
+
+def test_an_old_bundle_is_exported_anew_in_its_place(toy, tmp_path, capsys):  # noqa: F811
+    policy = load_policy(read_bundle(toy[1]))
+    export_bundle(policy, read_bundle(toy[1]).model, tmp_path / 'old',
+                  {'quality': {'score': 1}}, products=False)
+    assert main(['export', '--policy', str(tmp_path / 'old'), '--out', str(tmp_path / 'old')]) == 0
+    made = read_bundle(tmp_path / 'old')
+    assert made.quality == {'score': 1} and read_header(made.path(WEIGHTS))[1] == {
+        'layout': 'products'}
+    assert deviation(made, load_engine(made, 'onnxruntime'))[0] < 1e-4
+    weights = load_policy(made).state_dict()
+    assert all(torch.equal(weights[n], t) for n, t in policy.state_dict().items())
+
+
+def test_a_quantized_bundle_is_not_exported(done, tmp_path, capsys):
+    assert main(['export', '--policy', str(done[0].folder), '--out', str(tmp_path / 'q')]) == 1
+    assert 'is quantized already' in capsys.readouterr().err and not list(tmp_path.iterdir())

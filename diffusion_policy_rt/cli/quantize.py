@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Choose the forms, quantize, prove, write."""
-    with extra('quantizing', 'distill' if args.engine == TENSORRT else 'train'):
+    with extra('quantizing', 'train'):
         from diffusion_policy_rt.train.quantize.run import reexport
     from diffusion_policy_rt.engines.bundle import copy_bundle, read_bundle
 
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> None:
 def refuse_quantized(bundle: Bundle) -> None:
     """Raise DprtError for a bundle that is in 8 bits already."""
     if any(str(dtype).startswith('int8') for dtype in bundle.dtypes.values()):
-        raise DprtError(f'{bundle.folder} is quantized already; quantize the fp32 bundle that it '
-                        'was made from')
+        raise DprtError(f'{bundle.folder} is quantized already; give the fp32 bundle that it was '
+                        'made from')
 
 
 def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,

@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from diffusion_policy_rt.engines.torch_engine import PRODUCTS
+from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.train.export import export_graph, graphs
 from diffusion_policy_rt.train.quantize.forms import Feed
@@ -39,7 +40,11 @@ def calibrate(module: nn.Module, feeds: Sequence[Feed], names: Sequence[str]) ->
 
     `names` are the inputs in the order of the module's arguments.
     """
-    import modelopt.torch.quantization as mtq  # seconds, and only this form needs it
+    try:
+        import modelopt.torch.quantization as mtq  # seconds, and only this form needs it
+    except ImportError as error:
+        raise EngineError(f'TensorRT\'s 8-bit form needs {error.name}; pip install '
+                          '"diffusion_policy_rt[distill]"') from error
 
     config = {'algorithm': 'max', 'quant_cfg': [
         {'quantizer_name': '*', 'enable': False},

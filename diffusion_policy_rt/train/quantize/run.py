@@ -70,8 +70,8 @@ def reexport(bundle: Bundle, folder: Path, checkpoint: Path | None = None,
     else:
         policy = Policy(bundle.spec, bundle.model)
         policy.load_state_dict(read_checkpoint(checkpoint, policy))
-    facts = {'training': dict(bundle.training), 'quality': {},
-             'provenance': dict(bundle.provenance)}
+    facts = {'training': dict(bundle.training), 'provenance': dict(bundle.provenance),
+             'quality': dict(bundle.quality) if checkpoint is None else {}}
     return export_bundle(policy, bundle.model, folder, facts, products)
 
 
