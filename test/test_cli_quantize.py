@@ -117,6 +117,7 @@ def test_info_shows_every_layer_as_it_was_executed(done, tmp_path, capsys):
     assert executed['engine'] == 'onnxruntime'
     shown = {row['layer']: row['dtype'] for row in executed['layers']['denoiser']}
     assert shown['cond.2'] == 'int8'
+    assert 0 < executed['deviation'] <= executed['tolerance']
     assert 'cond.2' in capsys.readouterr().out
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from diffusion_policy_rt.cli.common import table, write_json
 from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
 from diffusion_policy_rt.engines.load import load_engine
-from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.engines.parity import deviation
+from diffusion_policy_rt.errors import DprtError
 
 HELP = 'Show what a bundle is: spec, sizes, data types, step counts, hashes.'
 
@@ -25,9 +26,11 @@ def executed(bundle: Bundle, engine: str) -> dict[str, Any]:
     """Return what each product of the bundle is executed in here, or why no engine runs it."""
     try:
         made = load_engine(bundle, engine)
-    except EngineError as error:
+    except DprtError as error:
         return {'engine': None, 'reason': str(error)}
-    return {'engine': made.name, 'dtypes': dict(made.dtypes), 'layers': {
+    found = deviation(bundle, made)
+    return {'engine': made.name, 'deviation': found and found[0], 'tolerance': found and found[1],
+            'dtypes': dict(made.dtypes), 'layers': {
         part: [{'layer': layer.name, 'op': layer.op, 'dtype': layer.dtype} for layer in layers]
         for part, layers in made.executed.items()}}
 
@@ -46,7 +49,11 @@ def summary(ran: dict[str, Any]) -> str:
     """Return one line: each part's types on this engine."""
     if not ran['engine']:
         return ran['reason']
-    return f'{ran["engine"]}: ' + '; '.join(f'{p} {d}' for p, d in ran['dtypes'].items())
+    off = ran['deviation']
+    parity = '' if off is None else (
+        f'; {off:.2g} from the stored outputs (at most {ran["tolerance"]:.2g})')
+    return f'{ran["engine"]}: ' + '; '.join(
+        f'{part} {dtype}' for part, dtype in ran['dtypes'].items()) + parity
 
 
 def run(args: argparse.Namespace) -> None:
