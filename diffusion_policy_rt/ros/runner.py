@@ -13,6 +13,7 @@ from std_msgs.msg import Float64MultiArray, String
 
 from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.load import load_engine
+from diffusion_policy_rt.engines.parity import check_parity
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.diagnostics import OK, Monitor, Status, to_message
 from diffusion_policy_rt.ros.gate import Gate
@@ -45,6 +46,7 @@ class Runner:
         output = make_output(chosen.action_type, chosen.action_fields, spec.action.names,
                              spec.rate, chosen.frame_id)
         engine = load_engine(bundle, chosen.engine, chosen.threads)
+        check_parity(bundle, engine, engine.name)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
                                chosen.limits, output.velocity)
         self.loop.cache.capacity = chosen.cache_capacity
