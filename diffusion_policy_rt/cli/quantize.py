@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HELP = 'Quantize a policy to 8 bits for this machine, and write it with the proof of its fidelity.'
 KINDS = ('auto', 'fp32', 'dynamic', 'static', 'weight-only')
 TENSORRT = 'tensorrt'
-GATE_SEED = 400_000
+GATE_SEED = 350_000
 """First seed of the gate's episodes: no demonstration, no published test seed, and none that a
 checkpoint was chosen on."""
 SWEEP = 32
