@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_policy_rt.runtime.guard import ON_STALE
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -41,6 +42,18 @@ class Param:
     def kind(self) -> str:
         """The ROS name of its type."""
         return KINDS[type(self.default)]
+
+
+def stale_params(prefix: str, stream: str) -> list[Param]:
+    """Return the parameters that say what happens while a stream is stale."""
+    return [
+        Param(f'{prefix}.on_stale', 'drop',
+              f'While {stream} is stale or unfit: drop plans and follow the chunk to its end; '
+              'hold at once; or halt, which is one hold and then silence until ~/start.',
+              choices=ON_STALE),
+        Param(f'{prefix}.hold_ticks', 10,
+              f'Ticks on hold after which {stream} is given up and the robot halted.', 1,
+              1_000_000)]
 
 
 D = LoopSettings()
@@ -79,6 +92,7 @@ TABLE = [
           'Per action the joint name it is published under, or the part of the message it fills, '
           'such as linear.x; one empty name takes the actions\' own. YAML wants quotes around a '
           'name such as \'y\'.'),
+    *stale_params('state', 'the robot state'),
     Param('frame_id', '', 'frame_id of the published action\'s header.'),
     Param('enable_output', False,
           'Publish on ~/action; false is a dry run on ~/shadow_action.', live=True),
@@ -118,7 +132,15 @@ def camera_params(name: str) -> list[Param]:
         Param(f'cameras.{name}.topic', f'camera/{name}/image_raw',
               'Topic of the raw images; compressed ones are on <topic>/compressed.'),
         Param(f'cameras.{name}.transport', 'raw', 'Type of the images.',
-              choices=('raw', 'compressed'))]
+              choices=('raw', 'compressed')),
+        Param(f'cameras.{name}.min_brightness', 2.0,
+              'Mean of the pixels below which an image is black and not planned from; 0 accepts '
+              'all.', 0, 255),
+        Param(f'cameras.{name}.frozen_timeout', 0.0,
+              'Time over which pixels that do not change count as frozen [s]; 0 accepts all. The '
+              'noise of a real camera changes them in every image, a simulated one may stand '
+              'still.', 0, 60),
+        *stale_params(f'cameras.{name}', 'the camera')]
 
 
 def policy_params(spec: PolicySpec) -> list[Param]:

@@ -14,7 +14,9 @@ from rclpy.node import Node
 
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.ros.param_table import Param
+from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
+from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -51,6 +53,7 @@ class NodeParams:
     enable_output: bool
     limits: Limits
     cameras: Mapping[str, CameraParams]
+    rules: Mapping[str, StreamRule]
     window: float
     """Time that the diagnostics cover [s]."""
     thresholds: Mapping[str, tuple[float, float]]
@@ -115,9 +118,19 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
         cameras={c.name: CameraParams(values[f'cameras.{c.name}.topic'],
                                       values[f'cameras.{c.name}.transport'])
                  for c in spec.cameras},
+        rules=_rules(values, spec),
         window=values['diagnostics.window'],
         thresholds={name: (values[f'{threshold}.{name}.warn'], values[f'{threshold}.{name}.error'])
                     for name in THRESHOLDS})
+
+
+def _rules(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, StreamRule]:
+    rules = {ROBOT: StreamRule(values['state.on_stale'], values['state.hold_ticks'])}
+    for camera in spec.cameras:
+        rules[camera.name] = StreamRule(**{
+            f.name: values[f'cameras.{camera.name}.{f.name}']
+            for f in dataclasses.fields(StreamRule)})
+    return rules
 
 
 def _limits(values: Mapping[str, Any], names: Iterable[str]) -> Limits:

@@ -46,7 +46,7 @@ class Runner:
                              spec.rate, chosen.frame_id)
         engine = load_engine(bundle, chosen.engine, chosen.threads)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
-                               chosen.limits, output.velocity)
+                               chosen.limits, output.velocity, chosen.rules)
         self.loop.cache.capacity = chosen.cache_capacity
         table = warm_up(self.loop)
         check_deadline(self.loop, table)
@@ -93,7 +93,8 @@ class Runner:
         return self._driver is not None
 
     def start(self) -> None:
-        """Forget what was before, take in messages, and tick."""
+        """End a halt; forget what was before, take in messages, and tick."""
+        self.loop.guard.rearm()
         if self._driver is not None:
             return
         self.loop.reset()
@@ -154,7 +155,8 @@ class Runner:
             self._complaints.bad(PLANS, self._reason)
         self._reported = self._reason
         statuses = self._monitor.statuses(self._timeline.now_ns(), self.running,
-                                          self._inputs.dropped, self._reason)
+                                          self._inputs.dropped, self._reason,
+                                          self._inputs.faults, dict(self.loop.counts))
         self._diagnostics.publish(to_message(
             self._node.get_name(), self.loop.spec.name, [*statuses, self._engine],
             self._node.get_clock().now().to_msg()))

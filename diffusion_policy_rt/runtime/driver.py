@@ -5,7 +5,8 @@
     |  planner   | observe encode denoise |               |
 
 The tick never waits past the deadline less what publishing costs; a plan that is not there by then
-costs this tick its freshness, and its chunk serves the next ones by due time.
+is cut short: what its network calls came to so far is used, and the whole of it from the next tick
+on. Before its first call has returned it costs this tick its freshness.
 """
 
 from __future__ import annotations
@@ -119,11 +120,11 @@ class Driver:
     def _tick(self, scheduled: int) -> None:
         loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
         frame, deadline = loop.newest_frame, Deadline(scheduled, loop.settings.deadline_ns)
-        late = planner.take()
-        result = self._plan(planner, scheduled, deadline)
+        late = self._account(planner.take())
+        result = self._account(self._plan(planner, scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
         decided = self._timeline.now_ns()
-        self._explain(result or late)
+        self._explain(NotReady(loop.guard.halted) if loop.guard.halted else result or late)
         rung = self._send(loop.act(scheduled, plan))
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
@@ -143,7 +144,21 @@ class Driver:
         self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
         planner.ask(scheduled, cut_off - self._timeline.now_ns())
         self._timeline.sleep_until(cut_off, planner.done)
-        return planner.take()
+        return planner.take() or self._cut_short()
+
+    def _account(self, result: Result | None) -> Result | None:
+        """Count a plan that failed for no stream's fault; return what was given."""
+        if isinstance(result, NotReady) and result.source is None and result.kind:
+            self.loop.counts[result.kind] += 1
+        return result
+
+    def _cut_short(self) -> Plan | None:
+        """Return what the plan in flight came to so far; it goes on, for the next ticks."""
+        offered = self._planner.offered
+        self.loop.counts['late'] += 1
+        if offered is not None:
+            self.loop.adopt(offered)
+        return offered
 
     def _send(self, action: Action) -> Rung:
         """Publish the action; return its rung, or STOP when nothing left."""

@@ -75,6 +75,11 @@ class LoopSettings:
         return round(self.deadline * 1e9)
 
     @property
+    def observation_timeout_ns(self) -> int:
+        """The observation timeout [ns]."""
+        return round(self.observation_timeout * 1e9)
+
+    @property
     def action_timeout_ns(self) -> int:
         """The action timeout [ns]."""
         return round(self.action_timeout * 1e9)
