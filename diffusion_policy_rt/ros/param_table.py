@@ -96,6 +96,12 @@ TABLE = [
     Param('frame_id', '', 'frame_id of the published action\'s header.'),
     Param('enable_output', False,
           'Publish on ~/action; false is a dry run on ~/shadow_action.', live=True),
+    Param('realtime.priority', 0,
+          'SCHED_FIFO priority of the ticking thread; 0 leaves the default scheduling. A warning '
+          'tells what the system denies.', 0, 99),
+    Param('realtime.cpus', '',
+          'Cores that the ticking thread may run on, such as 0,2; empty for all.'),
+    Param('realtime.lock_memory', False, 'Keep the process\' memory from being swapped out.'),
     Param('diagnostics.window', 10.0, 'Time that the figures on /diagnostics cover [s].', 1, 3600),
     Param('diagnostics.threshold.miss_ratio.warn', 0.01,
           f'{SHARE} that missed the deadline, for WARN.', 0, 1),

@@ -17,6 +17,7 @@ from diffusion_policy_rt.ros.param_table import Param
 from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import ROBOT
+from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -51,6 +52,7 @@ class NodeParams:
     action_fields: tuple[str, ...]
     frame_id: str
     enable_output: bool
+    priority: Priority
     limits: Limits
     cameras: Mapping[str, CameraParams]
     rules: Mapping[str, StreamRule]
@@ -114,6 +116,8 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
         cache_capacity=values['cache.capacity'],
         action_fields=spec.action.names if values['action_fields'] == [''] else tuple(
             values['action_fields']),
+        priority=Priority(values['realtime.priority'], parse_cpus(values['realtime.cpus']),
+                          values['realtime.lock_memory']),
         limits=_limits(values, spec.action.names),
         cameras={c.name: CameraParams(values[f'cameras.{c.name}.topic'],
                                       values[f'cameras.{c.name}.transport'])

@@ -20,8 +20,10 @@ from diffusion_policy_rt.ros.info import policy_info
 from diffusion_policy_rt.ros.inputs import Inputs
 from diffusion_policy_rt.ros.outputs import make_output
 from diffusion_policy_rt.ros.params import NodeParams
+from diffusion_policy_rt.ros.teller import Teller
 from diffusion_policy_rt.ros.timing import tick_to_message
 from diffusion_policy_rt.runtime.clock import SteadyClock
+from diffusion_policy_rt.runtime.collector import Collector
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
@@ -55,6 +57,7 @@ class Runner:
             for n, t in table.items()))
         self._driver: Driver | None = None
         self._reason = self._reported = ''
+        self._priority, self._collector = chosen.priority, Collector()
         self._planned = False
         self._gate = Gate(node, output, chosen.enable_output)
         self._engine = Status('engine', OK, engine.name, {
@@ -101,8 +104,13 @@ class Runner:
         self._monitor.clear()
         self._planned, self._reason = False, ''
         self._inputs.open = True
-        self._driver = Driver(self.loop, self._timeline, self._gate.publish, self._on_tick,
-                              self._on_reason)
+        self._teller = teller = Teller(self._node.get_logger().warning)
+        self._collector.start()
+        self._driver = Driver(
+            self.loop, self._timeline, self._gate.publish,
+            lambda tick: teller.tell(self._on_tick, tick),
+            lambda reason: teller.tell(self._on_reason, reason),
+            prepare=self._claim, between=self._collector.sweep)
         self._driver.start()
 
     def halt(self) -> None:
@@ -112,7 +120,12 @@ class Runner:
             return
         self._inputs.open = False
         driver.stop()
+        self._teller.close()
+        self._collector.stop()
         self._gate.hold(self.loop.hold(self._timeline.now_ns()))
+
+    def _claim(self) -> None:
+        self._priority.claim(lambda told: self._teller.tell(self._node.get_logger().warning, told))
 
     def forget(self) -> None:
         """Drop all that was observed and planned, before the next tick."""

@@ -29,21 +29,29 @@ MAX_SKIPPED = 1000
 """Periods without a tick that are recorded one by one after a stall."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Driver:
     """Runs a loop in real time: one tick per period, each publishing once.
 
     `publish` is called from the tick thread with what the tick decided (never with STOP);
     `on_tick` after it with the record; `on_reason` when the reason for not planning or not
-    publishing changes, with '' when all works again. A period in which the machine did not let
-    the tick run is recorded too: as a missed STOP.
+    publishing changes, with '' when all works again. `prepare` is called once in that thread, and
+    `between` after each tick, for what must not happen within one. A period in which the machine
+    did not let the tick run is recorded too: as a missed STOP.
     """
 
     def __init__(self, loop: PolicyLoop, timeline: Timeline, publish: Callable[[Action], None],
                  on_tick: Callable[[Tick], None], on_reason: Callable[[str], None],
-                 make_planner: Callable[[PolicyLoop], Planner] = Planner) -> None:
+                 make_planner: Callable[[PolicyLoop], Planner] = Planner,
+                 prepare: Callable[[], object] = _nothing,
+                 between: Callable[[], object] = _nothing) -> None:
         self.loop, self._timeline = loop, timeline
         self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
         self._planner = make_planner(loop)
+        self._prepare, self._between = prepare, between
         self._thread = threading.Thread(target=self.run, name='tick', daemon=True)
         self._wake, self._reset = threading.Event(), threading.Event()
         self._stopping = self._aligned = False
@@ -73,6 +81,7 @@ class Driver:
         Whatever is raised in between leaves the robot on a hold, and is raised again.
         """
         try:
+            self._prepare()
             self._run()
         except Exception as error:
             self._explain(NotReady(f'ticking ended: {type(error).__name__}: {error}'))
@@ -90,6 +99,7 @@ class Driver:
                 scheduled = self._begin_anew(scheduled)
             if self._timeline.now_ns() >= scheduled:
                 self._tick(scheduled)
+                self._between()
                 scheduled = self._next(scheduled)
 
     def _begin_anew(self, scheduled: int) -> int:
