@@ -71,10 +71,10 @@ class Monitor:
     def statuses(self, now_ns: int, running: bool, dropped: Mapping[str, int],
                  reason: str = '',
                  faults: Mapping[str, Mapping[str, int]] | None = None,
-                 plans: Mapping[str, int] | None = None) -> list[Status]:
+                 plans: Mapping[str, object] | None = None) -> list[Status]:
         """Return the lines: ticks, then one per input of `dropped` messages, with its `faults`.
 
-        `plans` are counts of plans since the start.
+        `plans` are figures of plans since the start.
         """
         while self._ticks and self._ticks[0][0] < now_ns - self._window_ns:
             self._ticks.popleft()
@@ -84,8 +84,8 @@ class Monitor:
                                running) for name, count in dropped.items())]
 
     def _loop(self, ticks: Sequence[Tick], running: bool, reason: str,
-              plans: Mapping[str, int]) -> Status:
-        values = figures(ticks, self._lookups) | {f'plans.{k}': n for k, n in plans.items()}
+              plans: Mapping[str, object]) -> Status:
+        values = {**figures(ticks, self._lookups), **plans}
         if not running:
             return Status('loop', OK, 'not running', values)
         if not ticks:

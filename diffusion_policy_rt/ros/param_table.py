@@ -85,6 +85,9 @@ TABLE = [
     Param('n_action_steps', D.n_action_steps,
           'Actions executed from a chunk before the next plan; 0 takes the bundle\'s.', 0, 1000,
           live=True),
+    Param('blend_steps', D.blend_steps,
+          'Actions over which a new chunk is mixed with the last one, for policies that are not '
+          'told the committed actions.', 0, 1000, live=True),
     Param('cache.capacity', 64, 'Encoded frames kept, over all cameras.', 1, 100_000, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),

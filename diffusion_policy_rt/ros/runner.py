@@ -25,7 +25,7 @@ from diffusion_policy_rt.ros.timing import tick_to_message
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.collector import Collector
 from diffusion_policy_rt.runtime.driver import Driver
-from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.loop import PLAN_FAULTS, PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung, Tick
@@ -163,13 +163,17 @@ class Runner:
         if reason and self._planned:
             self._complaints.bad(PLANS, reason)
 
+    def _plans(self) -> dict[str, object]:
+        return {**{f'plans.{kind}': self.loop.counts[kind] for kind in PLAN_FAULTS},
+                **self.loop.seams.figures()}
+
     def _report(self) -> None:
         if self.running and self._reason and self._reason == self._reported:
             self._complaints.bad(PLANS, self._reason)
         self._reported = self._reason
         statuses = self._monitor.statuses(self._timeline.now_ns(), self.running,
                                           self._inputs.dropped, self._reason,
-                                          self._inputs.faults, dict(self.loop.counts))
+                                          self._inputs.faults, self._plans())
         self._diagnostics.publish(to_message(
             self._node.get_name(), self.loop.spec.name, [*statuses, self._engine],
             self._node.get_clock().now().to_msg()))

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffusion_policy_rt.errors import FrameError
 from diffusion_policy_rt.runtime.arrivals import Arrivals
-from diffusion_policy_rt.runtime.chunk import Chunk, continued, splice
+from diffusion_policy_rt.runtime.chunk import Chunk, blend, continued, splice
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
@@ -26,9 +26,14 @@ from diffusion_policy_rt.runtime.observation import (
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.prefix import PrefixLayout, committed
 from diffusion_policy_rt.runtime.sampler import estimates
+from diffusion_policy_rt.runtime.seams import Seams
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.trace import Rung
 from diffusion_policy_rt.spec import PolicySpec
+
+
+PLAN_FAULTS = ('late', 'cut_short', 'raised', 'not_finite')
+"""What is counted of plans: later than their tick, used before they were done, failed."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,9 @@ class PolicyLoop:
         self._ended_ns: int | None = None
         """Stamp of the chunk that a hold broke off; it is not resumed [ns]."""
         self._epoch = 0
+        self.seams = Seams(spec.action.scale)
         self.counts: Counter[str] = Counter()
-        """Plans that were `cut_short`, came `late`, `raised` or were `not_finite`."""
+        """How many plans met with each of `PLAN_FAULTS`."""
         self._planned_ns: int | None = None
         self._state: State | None = None
         self.newest_frame: Frame | None = None
@@ -142,6 +148,7 @@ class PolicyLoop:
             return NotReady('the plan was overtaken by a reset')
         self.guard.judge(made if isinstance(made, NotReady) else None)
         if isinstance(made, Plan):
+            self.seams.note(self._chunk, made.chunk, now_ns)
             self._chunk, self._planned_ns = splice(self.current, made.chunk, now_ns), now_ns
         return made
 
@@ -162,11 +169,13 @@ class PolicyLoop:
         steps = choose_steps(allowed, self.latencies, left)
         for passed_over in allowed[allowed.index(steps) + 1:]:
             self.latencies.pass_over(passed_over)
-        given = committed(self.spec, self.current, observation.stamp_ns, now_ns)
+        before = self.current
+        given = committed(self.spec, before, observation.stamp_ns, now_ns)
         for chunk in self.estimates(observation, latents, steps, given=given):
             if chunk is None:
                 return NotReady('the engine returned a value that is not finite',
                                 kind='not_finite')
+            chunk = blend(before, chunk, now_ns, self.settings.blend_steps)
             done = self._clock.now_ns()
             plan = Plan(chunk, Rung.FRESH if chunk.steps == max(allowed) else Rung.FEWER,
                         self.cache.hits - hits, observation.skew_ns, encoded - began,
