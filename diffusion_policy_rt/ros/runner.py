@@ -15,6 +15,7 @@ from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.diagnostics import OK, Monitor, Status, to_message
+from diffusion_policy_rt.ros.engine_process import EngineProcess
 from diffusion_policy_rt.ros.gate import Gate
 from diffusion_policy_rt.ros.info import policy_info
 from diffusion_policy_rt.ros.inputs import Inputs
@@ -46,12 +47,12 @@ class Runner:
         spec = bundle.spec
         output = make_output(chosen.action_type, chosen.action_fields, spec.action.names,
                              spec.rate, chosen.frame_id)
-        engine = load_engine(bundle, chosen.engine, chosen.threads)
+        make = EngineProcess if chosen.engine_process else load_engine
+        engine = make(bundle, chosen.engine, chosen.threads)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
                                chosen.limits, output.velocity, chosen.rules)
         self.loop.cache.capacity = chosen.cache_capacity
-        table = warm_up(self.loop)
-        check_deadline(self.loop, table)
+        table = self._warm_up()
         node.get_logger().info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
             f'{n} steps {1e3 * (t["p50"] or 0):.1f}/{1e3 * (t["p99"] or 0):.1f} ms'
             for n, t in table.items()))
@@ -63,6 +64,19 @@ class Runner:
         self._engine = Status('engine', OK, engine.name, {
             'policy': spec.name, 'digest': bundle.digest, **engine.dtypes})
         self._connect(chosen, json.dumps(policy_info(bundle, engine, table)))
+
+    def _warm_up(self) -> dict[int, dict[str, float | None]]:
+        try:
+            table = warm_up(self.loop)
+            check_deadline(self.loop, table)
+        except Exception:
+            self._close_engine()
+            raise
+        return table
+
+    def _close_engine(self) -> None:
+        if isinstance(self.loop.engine, EngineProcess):
+            self.loop.engine.close()
 
     def _connect(self, chosen: NodeParams, info: str) -> None:
         node, spec = self._node, self.loop.spec
@@ -82,6 +96,7 @@ class Runner:
     def destroy(self) -> None:
         """Halt, and give back publishers, subscriptions and the timer."""
         self.halt()
+        self._close_engine()
         self._gate.destroy()
         self._inputs.destroy()
         self._node.destroy_timer(self._timer)
@@ -163,6 +178,12 @@ class Runner:
         if reason and self._planned:
             self._complaints.bad(PLANS, reason)
 
+    def _engine_status(self) -> Status:
+        if not isinstance(self.loop.engine, EngineProcess):
+            return self._engine
+        return replace(self._engine, values={**self._engine.values,
+                                             'restarts': self.loop.engine.restarts})
+
     def _plans(self) -> dict[str, object]:
         return {**{f'plans.{kind}': self.loop.counts[kind] for kind in PLAN_FAULTS},
                 **self.loop.seams.figures()}
@@ -175,5 +196,5 @@ class Runner:
                                           self._inputs.dropped, self._reason,
                                           self._inputs.faults, self._plans())
         self._diagnostics.publish(to_message(
-            self._node.get_name(), self.loop.spec.name, [*statuses, self._engine],
+            self._node.get_name(), self.loop.spec.name, [*statuses, self._engine_status()],
             self._node.get_clock().now().to_msg()))
