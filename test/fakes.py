@@ -110,12 +110,13 @@ def feed(loop, stamp_ns, arrival_ns=None):
                        state_at(stamp_ns))
 
 
-def make_loop(spec=None, clock=None, limits=None, velocity=False, seed=0, **settings):
+def make_loop(spec=None, clock=None, limits=None, velocity=False, seed=0, rules=None,
+              **settings):
     """Return a loop over a FakeEngine on a manual clock."""
     spec = spec or tiny_spec()
     clock = clock or ManualClock()
     return PolicyLoop(spec, FakeEngine(spec, clock), LoopSettings(**settings), clock, seed, limits,
-                      velocity)
+                      velocity, rules)
 
 
 def planned(**changes):

@@ -16,6 +16,7 @@ from diffusion_policy_rt.ros.convert import TO_FRAME, joint_state_to_values, sta
 from diffusion_policy_rt.ros.diagnostics import Monitor
 from diffusion_policy_rt.ros.params import CameraParams
 from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.spec import CameraSpec
 
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -46,6 +47,13 @@ class Inputs:
         """Messages dropped of each input since the start."""
         names = [*(source(camera.name) for camera in self._loop.spec.cameras), STATE]
         return {name: self._complaints.counts[name] for name in names}
+
+    @property
+    def faults(self) -> dict[str, dict[str, int]]:
+        """What was wrong with each input since the start, beside what was dropped."""
+        counts = self._loop.guard.counts
+        return {STATE if name == ROBOT else source(name): {k: n for k, n in kinds.items() if n}
+                for name, kinds in list(counts.items())}
 
     def destroy(self) -> None:
         """Give the subscriptions back."""

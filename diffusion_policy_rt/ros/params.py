@@ -14,7 +14,10 @@ from rclpy.node import Node
 
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.ros.param_table import Param
+from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
+from diffusion_policy_rt.runtime.observation import ROBOT
+from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -41,6 +44,7 @@ class NodeParams:
 
     policy: str
     engine: str
+    engine_process: bool
     threads: int
     seed: int
     settings: LoopSettings
@@ -49,8 +53,10 @@ class NodeParams:
     action_fields: tuple[str, ...]
     frame_id: str
     enable_output: bool
+    priority: Priority
     limits: Limits
     cameras: Mapping[str, CameraParams]
+    rules: Mapping[str, StreamRule]
     window: float
     """Time that the diagnostics cover [s]."""
     thresholds: Mapping[str, tuple[float, float]]
@@ -104,20 +110,33 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
     """
     settings = settings_of(values)
     settings.check(spec)
-    plain = ('policy', 'engine', 'threads', 'seed', 'action_type', 'frame_id', 'enable_output')
+    plain = ('policy', 'engine', 'engine_process', 'threads', 'seed', 'action_type', 'frame_id',
+             'enable_output')
     threshold = 'diagnostics.threshold'
     return NodeParams(
         **{name: values[name] for name in plain}, settings=settings,
         cache_capacity=values['cache.capacity'],
         action_fields=spec.action.names if values['action_fields'] == [''] else tuple(
             values['action_fields']),
+        priority=Priority(values['realtime.priority'], parse_cpus(values['realtime.cpus']),
+                          values['realtime.lock_memory']),
         limits=_limits(values, spec.action.names),
         cameras={c.name: CameraParams(values[f'cameras.{c.name}.topic'],
                                       values[f'cameras.{c.name}.transport'])
                  for c in spec.cameras},
+        rules=_rules(values, spec),
         window=values['diagnostics.window'],
         thresholds={name: (values[f'{threshold}.{name}.warn'], values[f'{threshold}.{name}.error'])
                     for name in THRESHOLDS})
+
+
+def _rules(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, StreamRule]:
+    rules = {ROBOT: StreamRule(values['state.on_stale'], values['state.hold_ticks'])}
+    for camera in spec.cameras:
+        rules[camera.name] = StreamRule(**{
+            f.name: values[f'cameras.{camera.name}.{f.name}']
+            for f in dataclasses.fields(StreamRule)})
+    return rules
 
 
 def _limits(values: Mapping[str, Any], names: Iterable[str]) -> Limits:
