@@ -22,4 +22,8 @@ class DataError(DprtError):
 
 
 class FrameError(DprtError):
-    """An image or state message that cannot become an observation."""
+    """An image or state message that cannot become an observation; `kind` counts it."""
+
+    def __init__(self, message: str, kind: str = 'damaged') -> None:
+        super().__init__(message)
+        self.kind = kind

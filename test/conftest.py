@@ -31,6 +31,39 @@ def exported(tmp_path_factory):
     return get
 
 
+@pytest.fixture(scope='session')
+def bundle(exported):
+    """Return a tiny bundle of two cameras."""
+    return exported('keypoint_mlp', 'edm')[0]
+
+
+@pytest.fixture
+def robot(context):
+    """Return a robot to talk to the policy node."""
+    from ros_rig import Robot
+    made = Robot(context=context)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_node(context, bundle):
+    """Return a function that makes a policy node, spinning in a thread of its own."""
+    from ros_rig import QUICK, Spinning, overrides
+
+    from diffusion_policy_rt.ros.policy_node import PolicyNode
+    made = []
+
+    def make(**values):
+        given = {'policy': str(bundle.folder), **QUICK, **values}
+        made.append(Spinning(PolicyNode(context=context, parameter_overrides=overrides(given))))
+        return made[-1].node
+
+    yield make
+    for spinning in made:
+        spinning.close()
+
+
 @pytest.fixture(scope='module')
 def context():
     """Return a ROS context of the module's own."""

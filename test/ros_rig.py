@@ -28,7 +28,7 @@ from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
-from diffusion_policy_rt.runtime.trace import read_values  # noqa: E402
+from diffusion_policy_rt.runtime.trace import Rung, read_values  # noqa: E402
 
 PATIENCE_S = 60
 """Long, because a busy machine may be slow; every wait ends with an event, not with this."""
@@ -36,6 +36,8 @@ SIZE = (45, 57)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+FRESH = (Rung.FRESH, Rung.FEWER)
+QUICK = {'control_rate': 20.0, 'deadline': 0.05, 'n_action_steps': 1, 'max_steps': 2}
 
 
 class Robot(Node):
@@ -44,7 +46,7 @@ class Robot(Node):
     def __init__(self, **options):
         super().__init__('robot', **options)
         self.names, self.position = ['grip', 'y', 'x'], [0.5, 0.25, -0.75]
-        self.faults = {}
+        self.faults, self.images = {}, 0
         self.cameras = {name: self.create_publisher(Image, f'camera/{name}/image_raw', 5)
                         for name in ('front', 'wrist')}
         self.compressed = {
@@ -92,7 +94,8 @@ class Robot(Node):
         self.joints.publish(joints)
 
     def _publish_image(self, name, stamp):
-        pixels = np.full((*SIZE, 3), 90, np.uint8)
+        self.images += 1
+        pixels = np.full((*SIZE, 3), 90 + self.images % 16, np.uint8)
         msg = Image(height=SIZE[0], width=SIZE[1], step=3 * SIZE[1], encoding='rgb8',
                     data=array('B', pixels.tobytes()))
         msg.header.stamp = stamp
@@ -203,6 +206,21 @@ class Process:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+
+
+def drive(robot, make_node, **values):
+    """Return an active node that plans from the robot's streams."""
+    node = make_node(**values)
+    robot.start()
+    assert robot.transit(CONFIGURE) and robot.transit(ACTIVATE)
+    return node
+
+
+def is_hold(msg, robot):
+    """Whether a trajectory keeps the robot where it is measured."""
+    measured = dict(zip(robot.names, robot.position))
+    points = [list(point.positions) for point in msg.points]
+    return points == [[measured[name] for name in msg.joint_names]]
 
 
 def overrides(values):

@@ -48,7 +48,7 @@ class ScriptedPlanner:
 
     def __init__(self, loop, timeline, cost=0):
         self.loop, self.timeline, self.cost = loop, timeline, cost
-        self.done, self.asked, self.result = threading.Event(), [], None
+        self.done, self.asked, self.result, self.offered = threading.Event(), [], None, None
         self.done.set()
 
     @property

@@ -18,7 +18,8 @@ EVERY = [*TABLE, *policy_params(SPEC)]
 DEFAULTS = {param.name: param.default for param in EVERY}
 DOCS = Path(__file__).parent.parent / 'docs' / 'parameters.md'
 LIVE = {'control_rate', 'deadline', 'min_steps', 'max_steps', 'observation_timeout',
-        'action_timeout', 'max_camera_skew', 'n_action_steps', 'cache.capacity', 'enable_output'}
+        'action_timeout', 'max_camera_skew', 'n_action_steps', 'blend_steps', 'cache.capacity',
+        'enable_output'}
 
 
 @pytest.fixture

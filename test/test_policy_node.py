@@ -9,53 +9,10 @@ import numpy as np
 import pytest
 from rcl_interfaces.srv import SetParametersAtomically
 from ros_rig import (
-    ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, Process, Robot, Spinning, overrides)
+    ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, FRESH, QUICK, Process, Robot, drive, is_hold,
+    overrides)
 
 from diffusion_policy_rt.runtime.trace import FIELDS, Rung
-
-FRESH = (Rung.FRESH, Rung.FEWER)
-QUICK = {'control_rate': 20.0, 'deadline': 0.05, 'n_action_steps': 1, 'max_steps': 2}
-
-
-@pytest.fixture(scope='module')
-def bundle(exported):
-    return exported('keypoint_mlp', 'edm')[0]
-
-
-@pytest.fixture
-def robot(context):
-    made = Robot(context=context)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def make_node(context, bundle):
-    from diffusion_policy_rt.ros.policy_node import PolicyNode
-    made = []
-
-    def make(**values):
-        given = {'policy': str(bundle.folder), **QUICK, **values}
-        made.append(Spinning(PolicyNode(context=context, parameter_overrides=overrides(given))))
-        return made[-1].node
-
-    yield make
-    for spinning in made:
-        spinning.close()
-
-
-def drive(robot, make_node, **values):
-    """Return an active node that plans from the robot's streams."""
-    node = make_node(**values)
-    robot.start()
-    assert robot.transit(CONFIGURE) and robot.transit(ACTIVATE)
-    return node
-
-
-def is_hold(msg, robot):
-    measured = dict(zip(robot.names, robot.position))
-    points = [list(point.positions) for point in msg.points]
-    return points == [[measured[name] for name in msg.joint_names]]
 
 
 def errors(captured):

@@ -43,7 +43,7 @@ def add_engine(parser: argparse.ArgumentParser, many: dict[str, Any] | None = No
                again: str = '') -> None:
     """Add --engine; `many` as `add_policy` has it."""
     parser.add_argument('--engine', metavar='E', **(many or {'default': 'auto'}),
-                        help=f'auto, onnxruntime or torch (default auto){again}')
+                        help=f'auto, onnxruntime, tensorrt or torch (default auto){again}')
 
 
 def add_floor_data(parser: argparse.ArgumentParser) -> None:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='deadline of each tick, such as 20ms or 0.02 (default 0.05, at most '
                              'half a period)')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
-                        help='another setting of the node\'s loop, such as action_timeout=1')
+                        help='another parameter of the node, such as action_timeout=1')
     parser.add_argument('--action-type', default='joint_trajectory', metavar='T',
                         help='type of the actions in the output bag (default joint_trajectory)')
     parser.add_argument('--no-bag', action='store_true', help='write no output bag')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,6 +25,8 @@ from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.intake import Intake
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.frame import Frame
+from diffusion_policy_rt.runtime.guard import StreamRule
+from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.settings import LoopSettings
@@ -46,6 +48,8 @@ class Conditions:
     faults: tuple[Fault, ...] = ()
     velocity: bool = False
     """Whether actions are velocities."""
+    limits: Limits | None = None
+    rules: Mapping[str, StreamRule] | None = None
 
 
 @dataclass
@@ -83,7 +87,7 @@ class Replay:
         self.timeline = VirtualTimeline()
         self.engine = ChargedEngine(engine, self.timeline)
         self.loop = PolicyLoop(spec, self.engine, how.settings, self.timeline, how.seed,
-                               velocity=how.velocity)
+                               how.limits, how.velocity, how.rules)
         how.charge.prime(self.loop.latencies, how.settings.allowed_steps(spec), how.seed)
         self.outcome = Outcome()
         self._complaints = Complaints(self.outcome.notes.append, lambda told: None)
@@ -143,6 +147,7 @@ class Replay:
         period = self._how.settings.period_ns
         start = first.at_ns if first_tick_ns is None else first_tick_ns - period
         self.loop.reset()
+        self.loop.guard.rearm()
         driver = self._driver = Driver(
             self.loop, self.timeline, self._publish, self._on_tick, self._on_reason, self._plans)
         self.timeline.play(start, self._events(first, part, start))
@@ -203,10 +208,11 @@ class Replay:
         now, settings = self.timeline.now_ns(), self._how.settings
         due = now - settings.deadline_ns + round(1e9 * tick.slack_s)
         actions, self._actions = self._actions, self._actions[:0]
-        chunk, spent = self.loop.chunk, (self.engine.calls, self.engine.encoded)
+        chunk, spent = self.loop.current, (self.engine.calls, self.engine.encoded)
         self._trail.add(
             tick, due, actions, observed_ns=chunk.stamp_ns if chunk and len(actions) else None,
             published_ns=now if len(actions) else None,
+            asked=self._planner.asked_ns == due,
             late_plan=self._planner.busy and self._planner.asked_ns == due,
             network_calls=spent[0] - self._spent[0], encoded=spent[1] - self._spent[1])
         self._spent = spent

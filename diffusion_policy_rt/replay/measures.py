@@ -31,7 +31,8 @@ def figures(lines: Sequence[Line], action: VectorSpec, rate: float) -> dict[str,
     counts = Counter(line['rung'] for line in lines)
     late = [line['rung'] for line in lines if line['late_plan']]
     hits, encoded = (sum(line[key] for line in lines) for key in ('cache_hits', 'encoded'))
-    plans, calls = finite(lines, 'plan_s'), sum(line['network_calls'] for line in lines)
+    plans, calls = (sum(line[key] for line in lines) for key in ('asked', 'network_calls'))
+    whole = [line for line in lines if not line['late_plan']]  # of the others the cost comes later
     return {
         'ticks': len(lines),
         'missed': sum(line['missed'] for line in lines),
@@ -41,14 +42,14 @@ def figures(lines: Sequence[Line], action: VectorSpec, rate: float) -> dict[str,
         'late_plans_rungs': dict(Counter(late)),
         **errors(lines, action),
         **smoothness(lines, len(action), rate),
-        'latency_s': percentiles(plans),
-        **{name: percentiles(finite(lines, name)) for name in (
+        'latency_s': percentiles(finite(whole, 'plan_s')),
+        **{name: percentiles(finite(whole, name)) for name in (
             'stamp_to_publish_s', 'encode_s', 'denoise_s', 'observation_age_s', 'camera_skew_s')},
-        'plans': len(plans),
+        'plans': plans,
         'cache': {'hits': hits, 'misses': encoded,
                   'hit_ratio': hits / (hits + encoded) if hits + encoded else None},
         'network_calls': calls,
-        'nfe': calls / len(plans) if plans else None,
+        'nfe': calls / plans if plans else None,
     }
 
 

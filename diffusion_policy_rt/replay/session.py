@@ -25,6 +25,7 @@ from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.thumbs import Thumbs
 from diffusion_policy_rt.replay.trail import Trail
 from diffusion_policy_rt.ros.bag import Bag
+from diffusion_policy_rt.ros.param_table import action_limits, defaults, stream_rules
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
@@ -52,7 +53,7 @@ class Wish:
     maps: Sequence[str] = ()
     faults: Sequence[str] = ()
     more: dict[str, float] = field(default_factory=dict)
-    """Other settings of the loop by name."""
+    """Other parameters of the node by name, of those that are numbers."""
     action_type: str = 'joint_trajectory'
     write_bag: bool = True
 
@@ -72,15 +73,22 @@ def settings_for(spec: PolicySpec, wish: Wish) -> LoopSettings:
     rate = wish.rate or spec.rate
     deadline = wish.deadline or min(LoopSettings.deadline, RATE_DEADLINE / rate)
     steps = {'min_steps': wish.steps, 'max_steps': wish.steps} if wish.steps else {}
-    unknown = sorted(set(wish.more) - {f.name for f in dataclasses.fields(LoopSettings)})
-    if unknown:
-        raise SpecError(f'--set {unknown[0]}: the settings are '
-                        f'{", ".join(f.name for f in dataclasses.fields(LoopSettings))}')
-    kinds = {name: type(getattr(LoopSettings, name)) for name in wish.more}
-    more = {name: kinds[name](value) for name, value in wish.more.items()}
-    settings = LoopSettings(control_rate=rate, deadline=deadline, **{**steps, **more})
+    given = parameters(spec, wish)
+    values = {**given, 'control_rate': rate, 'deadline': deadline, **steps,
+              **{name: given[name] for name in wish.more}}
+    settings = LoopSettings(**{f.name: values[f.name] for f in dataclasses.fields(LoopSettings)})
     settings.check(spec)
     return settings
+
+
+def parameters(spec: PolicySpec, wish: Wish) -> dict[str, Any]:
+    """Return the node's parameters: their defaults, and what `--set` told."""
+    values = defaults(spec)
+    numbers = sorted(n for n, v in values.items() if type(v) in (int, float))
+    unknown = sorted(set(wish.more) - set(numbers))
+    if unknown:
+        raise SpecError(f'--set {unknown[0]}: the settings are {", ".join(numbers)}')
+    return {**values, **{name: type(values[name])(v) for name, v in wish.more.items()}}
 
 
 def make_charge(text: str, spec: PolicySpec, settings: LoopSettings, engine: Engine) -> Charge:
@@ -101,10 +109,12 @@ def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replaye
             raise DataError(f'{wish.bag} holds no messages')
         sources = map_topics(spec, bag.topics, parse(wish.maps))
         engine = load_engine(bundle, engine_name, wish.threads)
+        values = parameters(spec, wish)
         streams = [*sources.cameras, 'state']
         how = Conditions(settings, make_charge(wish.latency, spec, settings, engine), wish.seed,
                          tuple(Fault.parse(text, streams) for text in wish.faults),
-                         wish.action_type == 'twist_stamped')
+                         wish.action_type == 'twist_stamped',
+                         action_limits(values, spec.action.names), stream_rules(values, spec))
         return _write(bundle, bag, sources, engine, how, label, wish)
 
 

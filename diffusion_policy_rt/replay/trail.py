@@ -18,10 +18,10 @@ from diffusion_policy_rt.runtime.trace import FIELDS, Tick
 class Trail:
     """Writes ticks in order, each once the recorded action nearest to it is known.
 
-    Beside the fields of `Tick` a line holds `due_ns` (the tick's instant), `observed_ns` (the
-    stamp of what its action was planned from), `action` [A] and `recorded` [A] in units (null
-    where there is none), `points` (actions published), `late_plan`, `network_calls` and `encoded`
-    (since the tick before).
+    Beside the fields of `Tick` a line holds `due_ns` (the tick's instant), `published_ns`,
+    `observed_ns` (the stamp of what its action was planned from), `action` [A] and `recorded` [A]
+    in units (null where there is none), `points` (actions published), `asked` (for a plan),
+    `late_plan` (it was not done in time), `network_calls` and `encoded` (since the tick before).
     """
 
     def __init__(self, file: TextIO, matcher: Matcher) -> None:

@@ -147,7 +147,7 @@ class ChargedEngine:
 
     def __init__(self, engine: Engine, timeline: VirtualTimeline) -> None:
         self._engine, self._timeline = engine, timeline
-        self.name, self.dtypes = engine.name, engine.dtypes
+        self.name, self.dtypes, self.executed = engine.name, engine.dtypes, engine.executed
         self.costs = (0, 0, 0)
         """Of the plan to come: encoding in sum, sampling in sum, and each network call [ns]."""
         self.encoded = self.calls = 0

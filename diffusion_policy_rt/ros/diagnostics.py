@@ -69,16 +69,23 @@ class Monitor:
         self._ticks.clear()
 
     def statuses(self, now_ns: int, running: bool, dropped: Mapping[str, int],
-                 reason: str = '') -> list[Status]:
-        """Return the lines: ticks, then one per input of `dropped` messages."""
+                 reason: str = '',
+                 faults: Mapping[str, Mapping[str, int]] | None = None,
+                 plans: Mapping[str, object] | None = None) -> list[Status]:
+        """Return the lines: ticks, then one per input of `dropped` messages, with its `faults`.
+
+        `plans` are figures of plans since the start.
+        """
         while self._ticks and self._ticks[0][0] < now_ns - self._window_ns:
             self._ticks.popleft()
         ticks = [tick for _, tick in self._ticks]
-        return [self._loop(ticks, running, reason),
-                *(self._source(name, now_ns, count, running) for name, count in dropped.items())]
+        return [self._loop(ticks, running, reason, plans or {}),
+                *(self._source(name, now_ns, {'dropped': count, **(faults or {}).get(name, {})},
+                               running) for name, count in dropped.items())]
 
-    def _loop(self, ticks: Sequence[Tick], running: bool, reason: str) -> Status:
-        values = figures(ticks, self._lookups)
+    def _loop(self, ticks: Sequence[Tick], running: bool, reason: str,
+              plans: Mapping[str, object]) -> Status:
+        values = {**figures(ticks, self._lookups), **plans}
         if not running:
             return Status('loop', OK, 'not running', values)
         if not ticks:
@@ -92,15 +99,17 @@ class Monitor:
         level = ERROR if value > error else WARN if value > warn else OK
         return level, f'{name} is {value:.3g}' if level else ''
 
-    def _source(self, name: str, now_ns: int, dropped: int, running: bool) -> Status:
+    def _source(self, name: str, now_ns: int, faults: Mapping[str, int],
+                running: bool) -> Status:
         source = self.sources.get(name, Source())
         rate = source.rate(now_ns, self._window_ns)
         silent = not source.arrivals
         age = math.nan if silent else (now_ns - source.arrivals[-1]) / 1e9
-        level = ERROR if silent and running else WARN if dropped else OK
-        text = 'no message' if silent else f'{dropped} dropped' if dropped else 'received'
+        told = ', '.join(f'{count} {kind}' for kind, count in faults.items() if count)
+        level = ERROR if silent and running else WARN if told else OK
+        text = 'no message' if silent else told or 'received'
         return Status(name, level, text, {'rate_hz': rate, 'since_last_s': age,
-                                          'received_as': source.form, 'dropped': dropped})
+                                          'received_as': source.form, **faults})
 
 
 def figures(ticks: Sequence[Tick], lookups_per_plan: int) -> dict[str, object]:

@@ -15,6 +15,7 @@ from diffusion_policy_rt.ros.diagnostics import Monitor
 from diffusion_policy_rt.ros.intake import STATE, Intake, source
 from diffusion_policy_rt.ros.params import CameraParams
 from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.observation import ROBOT
 
 NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 MESSAGES = {'raw': Image, 'compressed': CompressedImage}
@@ -35,6 +36,13 @@ class Inputs(Intake):
             self._subscriptions.append(node.create_subscription(
                 MESSAGES[chosen.transport], chosen.full_topic,
                 partial(self._receive, source(camera.name), take), NEWEST))
+
+    @property
+    def faults(self) -> dict[str, dict[str, int]]:
+        """What was wrong with each input since the start, beside what was dropped."""
+        counts = self._loop.guard.counts
+        return {STATE if name == ROBOT else source(name): {k: n for k, n in kinds.items() if n}
+                for name, kinds in list(counts.items())}
 
     def destroy(self) -> None:
         """Give the subscriptions back."""

@@ -5,10 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.runtime.guard import ON_STALE, StreamRule
+from diffusion_policy_rt.runtime.limits import Limits
+from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -43,6 +50,18 @@ class Param:
         return KINDS[type(self.default)]
 
 
+def stale_params(prefix: str, stream: str) -> list[Param]:
+    """Return the parameters that say what happens while a stream is stale."""
+    return [
+        Param(f'{prefix}.on_stale', 'drop',
+              f'While {stream} is stale or unfit: drop plans and follow the chunk to its end; '
+              'hold at once; or halt, which is one hold and then silence until ~/start.',
+              choices=ON_STALE),
+        Param(f'{prefix}.hold_ticks', 10,
+              f'Ticks on hold after which {stream} is given up and the robot halted.', 1,
+              1_000_000)]
+
+
 D = LoopSettings()
 SHARE = 'Share of ticks'
 TABLE = [
@@ -51,6 +70,8 @@ TABLE = [
           'policy.'),
     Param('engine', 'auto',
           'What runs the networks: auto, or the name of an engine (`dprt info` lists them).'),
+    Param('engine_process', False,
+          'Run the engine in a process of its own, which is started again when it dies or hangs.'),
     Param('threads', 1, 'CPU threads per network call.', 1, 256),
     Param('seed', 0, 'Seed of the sampling noise.', 0, 2**31 - 1),
     Param('control_rate', D.control_rate, 'Actions published per second [Hz].', 0.1, 1000,
@@ -72,6 +93,9 @@ TABLE = [
     Param('n_action_steps', D.n_action_steps,
           'Actions executed from a chunk before the next plan; 0 takes the bundle\'s.', 0, 1000,
           live=True),
+    Param('blend_steps', D.blend_steps,
+          'Actions over which a new chunk is mixed with the last one, for policies that are not '
+          'told the committed actions.', 0, 1000, live=True),
     Param('cache.capacity', 64, 'Encoded frames kept, over all cameras.', 1, 100_000, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
@@ -79,9 +103,16 @@ TABLE = [
           'Per action the joint name it is published under, or the part of the message it fills, '
           'such as linear.x; one empty name takes the actions\' own. YAML wants quotes around a '
           'name such as \'y\'.'),
+    *stale_params('state', 'the robot state'),
     Param('frame_id', '', 'frame_id of the published action\'s header.'),
     Param('enable_output', False,
           'Publish on ~/action; false is a dry run on ~/shadow_action.', live=True),
+    Param('realtime.priority', 0,
+          'SCHED_FIFO priority of the ticking thread; 0 leaves the default scheduling. A warning '
+          'tells what the system denies.', 0, 99),
+    Param('realtime.cpus', '',
+          'Cores that the ticking thread may run on, such as 0,2; empty for all.'),
+    Param('realtime.lock_memory', False, 'Keep the process\' memory from being swapped out.'),
     Param('diagnostics.window', 10.0, 'Time that the figures on /diagnostics cover [s].', 1, 3600),
     Param('diagnostics.threshold.miss_ratio.warn', 0.01,
           f'{SHARE} that missed the deadline, for WARN.', 0, 1),
@@ -118,13 +149,49 @@ def camera_params(name: str) -> list[Param]:
         Param(f'cameras.{name}.topic', f'camera/{name}/image_raw',
               'Topic of the raw images; compressed ones are on <topic>/compressed.'),
         Param(f'cameras.{name}.transport', 'raw', 'Type of the images.',
-              choices=('raw', 'compressed'))]
+              choices=('raw', 'compressed')),
+        Param(f'cameras.{name}.min_brightness', 2.0,
+              'Mean of the pixels below which an image is black and not planned from; 0 accepts '
+              'all.', 0, 255),
+        Param(f'cameras.{name}.frozen_timeout', 0.0,
+              'Time over which pixels that do not change count as frozen [s]; 0 accepts all. The '
+              'noise of a real camera changes them in every image, a simulated one may stand '
+              'still.', 0, 60),
+        *stale_params(f'cameras.{name}', 'the camera')]
 
 
 def policy_params(spec: PolicySpec) -> list[Param]:
     """Return the parameters whose names a policy decides; declared when its bundle is read."""
     return [*action_params(spec.action.names, spec.action.low, spec.action.high),
             *(param for camera in spec.cameras for param in camera_params(camera.name))]
+
+
+def defaults(spec: PolicySpec) -> dict[str, Any]:
+    """Return the value that each parameter has where none is given."""
+    return {param.name: param.default for param in [*TABLE, *policy_params(spec)]}
+
+
+def stream_rules(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, StreamRule]:
+    """Return what parameter values ask of each stream."""
+    rules = {ROBOT: StreamRule(values['state.on_stale'], values['state.hold_ticks'])}
+    for camera in spec.cameras:
+        rules[camera.name] = StreamRule(**{
+            f.name: values[f'cameras.{camera.name}.{f.name}']
+            for f in dataclasses.fields(StreamRule)})
+    return rules
+
+
+def action_limits(values: Mapping[str, Any], names: Iterable[str]) -> Limits:
+    """Return the limits among parameter values; SpecError where they contradict each other."""
+    for name in names:
+        prefix = f'limits.{name}'
+        if not values[f'{prefix}.min_position'] < values[f'{prefix}.max_position']:
+            raise SpecError(f'{prefix}.min_position must lie below {prefix}.max_position')
+        if not values[f'{prefix}.max_velocity'] > 0:
+            raise SpecError(f'{prefix}.max_velocity must be above zero; .inf sets no limit')
+    low, high, rate = (np.array([values[f'limits.{name}.{bound}'] for name in names])
+                       for bound in ('min_position', 'max_position', 'max_velocity'))
+    return Limits(low, high, rate)
 
 
 # -- documentation -----------------------------------------------------------------------------

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.ros.param_table import Param
+from diffusion_policy_rt.ros.param_table import Param, action_limits, stream_rules
+from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
+from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -41,6 +42,7 @@ class NodeParams:
 
     policy: str
     engine: str
+    engine_process: bool
     threads: int
     seed: int
     settings: LoopSettings
@@ -49,8 +51,10 @@ class NodeParams:
     action_fields: tuple[str, ...]
     frame_id: str
     enable_output: bool
+    priority: Priority
     limits: Limits
     cameras: Mapping[str, CameraParams]
+    rules: Mapping[str, StreamRule]
     window: float
     """Time that the diagnostics cover [s]."""
     thresholds: Mapping[str, tuple[float, float]]
@@ -104,32 +108,24 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
     """
     settings = settings_of(values)
     settings.check(spec)
-    plain = ('policy', 'engine', 'threads', 'seed', 'action_type', 'frame_id', 'enable_output')
+    plain = ('policy', 'engine', 'engine_process', 'threads', 'seed', 'action_type', 'frame_id',
+             'enable_output')
     threshold = 'diagnostics.threshold'
     return NodeParams(
         **{name: values[name] for name in plain}, settings=settings,
         cache_capacity=values['cache.capacity'],
         action_fields=spec.action.names if values['action_fields'] == [''] else tuple(
             values['action_fields']),
-        limits=_limits(values, spec.action.names),
+        priority=Priority(values['realtime.priority'], parse_cpus(values['realtime.cpus']),
+                          values['realtime.lock_memory']),
+        limits=action_limits(values, spec.action.names),
         cameras={c.name: CameraParams(values[f'cameras.{c.name}.topic'],
                                       values[f'cameras.{c.name}.transport'])
                  for c in spec.cameras},
+        rules=stream_rules(values, spec),
         window=values['diagnostics.window'],
         thresholds={name: (values[f'{threshold}.{name}.warn'], values[f'{threshold}.{name}.error'])
                     for name in THRESHOLDS})
-
-
-def _limits(values: Mapping[str, Any], names: Iterable[str]) -> Limits:
-    for name in names:
-        prefix = f'limits.{name}'
-        if not values[f'{prefix}.min_position'] < values[f'{prefix}.max_position']:
-            raise SpecError(f'{prefix}.min_position must lie below {prefix}.max_position')
-        if not values[f'{prefix}.max_velocity'] > 0:
-            raise SpecError(f'{prefix}.max_velocity must be above zero; .inf sets no limit')
-    low, high, rate = (np.array([values[f'limits.{name}.{bound}'] for name in names])
-                       for bound in ('min_position', 'max_position', 'max_velocity'))
-    return Limits(low, high, rate)
 
 
 def refusal(values: Mapping[str, Any], changes: Mapping[str, Any], spec: PolicySpec) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 from typing import Any
@@ -68,8 +67,6 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start to tick."""
         assert self._runner is not None
-        gc.collect()
-        gc.freeze()  # what was loaded stays; a collection during a tick need not look at it
         self._active = True
         self._runner.start()
         return super().on_activate(state)

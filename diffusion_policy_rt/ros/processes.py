@@ -35,6 +35,14 @@ class NodeProcess:
         """Whether the process lives."""
         return self._process.poll() is None
 
+    def resident_bytes(self) -> int:
+        """Return the memory that the process has in use; 0 once it ended."""
+        try:
+            pages = Path(f'/proc/{self._process.pid}/statm').read_text().split()[1]
+        except OSError:
+            return 0
+        return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
     def stop(self, seconds: float = 5.0) -> None:
         """Interrupt the node as Ctrl-C would; kill it when it does not end."""
         if self.running:

@@ -13,17 +13,21 @@ from std_msgs.msg import Float64MultiArray, String
 
 from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.load import load_engine
+from diffusion_policy_rt.engines.parity import check_parity
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.diagnostics import OK, Monitor, Status, to_message
+from diffusion_policy_rt.ros.engine_process import EngineProcess
 from diffusion_policy_rt.ros.gate import Gate
 from diffusion_policy_rt.ros.info import policy_info
 from diffusion_policy_rt.ros.inputs import Inputs
 from diffusion_policy_rt.ros.outputs import make_output
 from diffusion_policy_rt.ros.params import NodeParams
+from diffusion_policy_rt.ros.teller import Teller
 from diffusion_policy_rt.ros.timing import tick_to_message
 from diffusion_policy_rt.runtime.clock import SteadyClock
+from diffusion_policy_rt.runtime.collector import Collector
 from diffusion_policy_rt.runtime.driver import Driver
-from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.loop import PLAN_FAULTS, PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung, Tick
@@ -44,22 +48,38 @@ class Runner:
         spec = bundle.spec
         output = make_output(chosen.action_type, chosen.action_fields, spec.action.names,
                              spec.rate, chosen.frame_id)
-        engine = load_engine(bundle, chosen.engine, chosen.threads)
+        make = EngineProcess if chosen.engine_process else load_engine
+        engine = make(bundle, chosen.engine, chosen.threads)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
-                               chosen.limits, output.velocity)
+                               chosen.limits, output.velocity, chosen.rules)
         self.loop.cache.capacity = chosen.cache_capacity
-        table = warm_up(self.loop)
-        check_deadline(self.loop, table)
+        table = self._warm_up(bundle)
         node.get_logger().info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
             f'{n} steps {1e3 * (t["p50"] or 0):.1f}/{1e3 * (t["p99"] or 0):.1f} ms'
             for n, t in table.items()))
         self._driver: Driver | None = None
         self._reason = self._reported = ''
+        self._priority, self._collector = chosen.priority, Collector()
         self._planned = False
         self._gate = Gate(node, output, chosen.enable_output)
         self._engine = Status('engine', OK, engine.name, {
             'policy': spec.name, 'digest': bundle.digest, **engine.dtypes})
         self._connect(chosen, json.dumps(policy_info(bundle, engine, table)))
+
+    def _warm_up(self, bundle: Bundle) -> dict[int, dict[str, float | None]]:
+        engine = self.loop.engine
+        try:
+            check_parity(bundle, engine, engine.name)
+            table = warm_up(self.loop)
+            check_deadline(self.loop, table)
+        except Exception:
+            self._close_engine()
+            raise
+        return table
+
+    def _close_engine(self) -> None:
+        if isinstance(self.loop.engine, EngineProcess):
+            self.loop.engine.close()
 
     def _connect(self, chosen: NodeParams, info: str) -> None:
         node, spec = self._node, self.loop.spec
@@ -79,6 +99,7 @@ class Runner:
     def destroy(self) -> None:
         """Halt, and give back publishers, subscriptions and the timer."""
         self.halt()
+        self._close_engine()
         self._gate.destroy()
         self._inputs.destroy()
         self._node.destroy_timer(self._timer)
@@ -93,15 +114,21 @@ class Runner:
         return self._driver is not None
 
     def start(self) -> None:
-        """Forget what was before, take in messages, and tick."""
+        """End a halt; forget what was before, take in messages, and tick."""
+        self.loop.guard.rearm()
         if self._driver is not None:
             return
         self.loop.reset()
         self._monitor.clear()
         self._planned, self._reason = False, ''
         self._inputs.open = True
-        self._driver = Driver(self.loop, self._timeline, self._gate.publish, self._on_tick,
-                              self._on_reason)
+        self._teller = teller = Teller(self._node.get_logger().warning)
+        self._collector.start()
+        self._driver = Driver(
+            self.loop, self._timeline, self._gate.publish,
+            lambda tick: teller.tell(self._on_tick, tick),
+            lambda reason: teller.tell(self._on_reason, reason),
+            prepare=self._claim, between=self._collector.sweep)
         self._driver.start()
 
     def halt(self) -> None:
@@ -111,7 +138,12 @@ class Runner:
             return
         self._inputs.open = False
         driver.stop()
+        self._teller.close()
+        self._collector.stop()
         self._gate.hold(self.loop.hold(self._timeline.now_ns()))
+
+    def _claim(self) -> None:
+        self._priority.claim(lambda told: self._teller.tell(self._node.get_logger().warning, told))
 
     def forget(self) -> None:
         """Drop all that was observed and planned, before the next tick."""
@@ -149,12 +181,23 @@ class Runner:
         if reason and self._planned:
             self._complaints.bad(PLANS, reason)
 
+    def _engine_status(self) -> Status:
+        if not isinstance(self.loop.engine, EngineProcess):
+            return self._engine
+        return replace(self._engine, values={**self._engine.values,
+                                             'restarts': self.loop.engine.restarts})
+
+    def _plans(self) -> dict[str, object]:
+        return {**{f'plans.{kind}': self.loop.counts[kind] for kind in PLAN_FAULTS},
+                **self.loop.seams.figures()}
+
     def _report(self) -> None:
         if self.running and self._reason and self._reason == self._reported:
             self._complaints.bad(PLANS, self._reason)
         self._reported = self._reason
         statuses = self._monitor.statuses(self._timeline.now_ns(), self.running,
-                                          self._inputs.dropped, self._reason)
+                                          self._inputs.dropped, self._reason,
+                                          self._inputs.faults, self._plans())
         self._diagnostics.publish(to_message(
-            self._node.get_name(), self.loop.spec.name, [*statuses, self._engine],
+            self._node.get_name(), self.loop.spec.name, [*statuses, self._engine_status()],
             self._node.get_clock().now().to_msg()))

@@ -11,7 +11,7 @@ A plan that took 130 ms is entered at action 2, never at its head.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -50,6 +50,24 @@ def continued(old: Chunk | None, start_ns: int, from_ns: int) -> np.ndarray | No
         return None
     last = len(old.actions) - 1
     return old.actions[np.clip(old.index(start_ns) + np.arange(last + 1), 0, last)]
+
+
+def blend(old: Chunk | None, new: Chunk, now_ns: int, count: int) -> Chunk:
+    """Return `new` with its `count` actions from now on mixed with what `old` has due then.
+
+    The share of `new` rises evenly; where `old` has nothing due, `new` stands alone.
+    """
+    first = max(0, new.index(now_ns))
+    index = np.arange(first, min(first + count, len(new.actions)))
+    if old is None or not len(index):
+        return new
+    due = old.index(new.start_ns) + index
+    there = (due >= 0) & (due < len(old.actions))
+    index, due = index[there], due[there]
+    share = ((index - first + 1) / (count + 1))[:, None]
+    actions = new.actions.copy()
+    actions[index] = share * new.actions[index] + (1 - share) * old.actions[due]
+    return replace(new, actions=actions)
 
 
 def splice(old: Chunk | None, new: Chunk, now_ns: int) -> Chunk:

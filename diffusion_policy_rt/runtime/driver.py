@@ -5,7 +5,8 @@
     |  planner   | observe encode denoise |               |
 
 The tick never waits past the deadline less what publishing costs; a plan that is not there by then
-costs this tick its freshness, and its chunk serves the next ones by due time.
+is cut short: what its network calls came to so far is used, and the whole of it from the next tick
+on. Before its first call has returned it costs this tick its freshness.
 """
 
 from __future__ import annotations
@@ -28,21 +29,29 @@ MAX_SKIPPED = 1000
 """Periods without a tick that are recorded one by one after a stall."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Driver:
     """Runs a loop in real time: one tick per period, each publishing once.
 
     `publish` is called from the tick thread with what the tick decided (never with STOP);
     `on_tick` after it with the record; `on_reason` when the reason for not planning or not
-    publishing changes, with '' when all works again. A period in which the machine did not let
-    the tick run is recorded too: as a missed STOP.
+    publishing changes, with '' when all works again. `prepare` is called once in that thread, and
+    `between` after each tick, for what must not happen within one. A period in which the machine
+    did not let the tick run is recorded too: as a missed STOP.
     """
 
     def __init__(self, loop: PolicyLoop, timeline: Timeline, publish: Callable[[Action], None],
                  on_tick: Callable[[Tick], None], on_reason: Callable[[str], None],
-                 make_planner: Callable[[PolicyLoop], Planner] = Planner) -> None:
+                 make_planner: Callable[[PolicyLoop], Planner] = Planner,
+                 prepare: Callable[[], object] = _nothing,
+                 between: Callable[[], object] = _nothing) -> None:
         self.loop, self._timeline = loop, timeline
         self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
         self._planner = make_planner(loop)
+        self._prepare, self._between = prepare, between
         self._thread = threading.Thread(target=self.run, name='tick', daemon=True)
         self._wake, self._reset = threading.Event(), threading.Event()
         self._stopping = self._aligned = False
@@ -72,6 +81,7 @@ class Driver:
         Whatever is raised in between leaves the robot on a hold, and is raised again.
         """
         try:
+            self._prepare()
             self._run()
         except Exception as error:
             self._explain(NotReady(f'ticking ended: {type(error).__name__}: {error}'))
@@ -89,6 +99,7 @@ class Driver:
                 scheduled = self._begin_anew(scheduled)
             if self._timeline.now_ns() >= scheduled:
                 self._tick(scheduled)
+                self._between()
                 scheduled = self._next(scheduled)
 
     def _begin_anew(self, scheduled: int) -> int:
@@ -119,11 +130,11 @@ class Driver:
     def _tick(self, scheduled: int) -> None:
         loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
         frame, deadline = loop.newest_frame, Deadline(scheduled, loop.settings.deadline_ns)
-        late = planner.take()
-        result = self._plan(planner, scheduled, deadline)
+        late = self._account(planner.take())
+        result = self._account(self._plan(planner, scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
         decided = self._timeline.now_ns()
-        self._explain(result or late)
+        self._explain(NotReady(loop.guard.halted) if loop.guard.halted else result or late)
         rung = self._send(loop.act(scheduled, plan))
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
@@ -143,7 +154,21 @@ class Driver:
         self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
         planner.ask(scheduled, cut_off - self._timeline.now_ns())
         self._timeline.sleep_until(cut_off, planner.done)
-        return planner.take()
+        return planner.take() or self._cut_short()
+
+    def _account(self, result: Result | None) -> Result | None:
+        """Count a plan that failed for no stream's fault; return what was given."""
+        if isinstance(result, NotReady) and result.source is None and result.kind:
+            self.loop.counts[result.kind] += 1
+        return result
+
+    def _cut_short(self) -> Plan | None:
+        """Return what the plan in flight came to so far; it goes on, for the next ticks."""
+        offered = self._planner.offered
+        self.loop.counts['late'] += 1
+        if offered is not None:
+            self.loop.adopt(offered)
+        return offered
 
     def _send(self, action: Action) -> Rung:
         """Publish the action; return its rung, or STOP when nothing left."""

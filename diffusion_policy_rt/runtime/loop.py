@@ -6,28 +6,34 @@ handed over through queues, the chunk and the newest state by one reference assi
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from diffusion_policy_rt.errors import FrameError
 from diffusion_policy_rt.runtime.arrivals import Arrivals
-from diffusion_policy_rt.runtime.chunk import Chunk, continued, splice
+from diffusion_policy_rt.runtime.chunk import Chunk, blend, continued, splice
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
 from diffusion_policy_rt.runtime.frame import Frame, to_input
+from diffusion_policy_rt.runtime.guard import Guard, StreamRule
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
 from diffusion_policy_rt.runtime.latents import LatentCache
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import (
-    NotReady, Observation, ObservationBuffer, State, observed)
+    ROBOT, NotReady, Observation, ObservationBuffer, State, observed)
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.prefix import PrefixLayout, committed
-from diffusion_policy_rt.runtime.sampler import sample
+from diffusion_policy_rt.runtime.sampler import estimates
+from diffusion_policy_rt.runtime.seams import Seams
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.trace import Rung
 from diffusion_policy_rt.spec import PolicySpec
+
+
+PLAN_FAULTS = ('late', 'cut_short', 'raised', 'not_finite')
+"""What is counted of plans: later than their tick, used before they were done, failed."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class PolicyLoop:
     """One policy, from frames and states to actions."""
 
     def __init__(self, spec: PolicySpec, engine: Engine, settings: LoopSettings, clock: Clock,
-                 seed: int = 0, limits: Limits | None = None, velocity: bool = False) -> None:
+                 seed: int = 0, limits: Limits | None = None, velocity: bool = False,
+                 rules: Mapping[str, StreamRule] | None = None) -> None:
         settings.check(spec)
         self.spec, self.engine, self.settings, self.seed = spec, engine, settings, seed
         self.limits = limits or Limits.none(len(spec.action))
@@ -65,11 +72,20 @@ class PolicyLoop:
         """Whether actions are velocities: then holding means zero, not the measured state."""
         self.latencies = LatencyModel()
         self.arrivals = Arrivals()
+        self.guard = Guard((camera.name for camera in spec.cameras), rules)
         self.cache = LatentCache(capacity=4 * spec.n_obs * len(spec.cameras))
         self._clock = clock
         self._arrived: deque[Frame | State] = deque(maxlen=1024)
         self._buffer = ObservationBuffer(spec)
         self._chunk: Chunk | None = None
+        self._estimate: Chunk | None = None
+        """A chunk of a plan that was cut short; only the ticking thread sets it."""
+        self._ended_ns: int | None = None
+        """Stamp of the chunk that a hold broke off; it is not resumed [ns]."""
+        self._epoch = 0
+        self.seams = Seams(spec.action.scale)
+        self.counts: Counter[str] = Counter()
+        """How many plans met with each of `PLAN_FAULTS`."""
         self._planned_ns: int | None = None
         self._state: State | None = None
         self.newest_frame: Frame | None = None
@@ -81,24 +97,27 @@ class PolicyLoop:
         self._arrived.append(frame)
         self.newest_frame = frame
         self.arrivals.note(frame)
+        self.guard.note(frame.camera, frame.stamp_ns, frame.arrival_ns)
 
     def observe_state(self, stamp_ns: int, arrival_ns: int, values: np.ndarray) -> None:
         """Take in a measured state [S] in units; SpecError if it is malformed or not finite."""
         self.spec.state.validate(values)
         self._state = State(stamp_ns, arrival_ns, values)
         self._arrived.append(self._state)
+        self.guard.note(ROBOT, stamp_ns, arrival_ns)
 
     # -- plan ----------------------------------------------------------------------------------
 
-    @property
-    def chunk(self) -> Chunk | None:
-        """The chunk that is followed."""
-        return self._chunk
-
     def wants_plan(self, now_ns: int) -> bool:
-        """Whether the last plan's actions to execute, or all it has, are used up at `now_ns`."""
+        """Whether the last plan's actions to execute, or all it has, are used up at `now_ns`.
+
+        A robot that was halted plans nothing.
+        """
         chunk, planned_ns = self._chunk, self._planned_ns
-        if chunk is None or planned_ns is None or not len(chunk.rest(now_ns)):
+        if self.guard.halted:
+            return False
+        if (chunk is None or planned_ns is None or self._broken_off(chunk)
+                or not len(chunk.rest(now_ns))):
             return True
         count = self.settings.n_action_steps or self.spec.n_action_steps
         return 2 * (now_ns - planned_ns) + self.settings.period_ns > (
@@ -112,23 +131,37 @@ class PolicyLoop:
                 self._buffer.push_frame(sample_)
             else:
                 self._buffer.push_state(sample_)
-        return self._buffer.observe(now_ns, round(self.settings.observation_timeout * 1e9),
+        return self._buffer.observe(now_ns, self.settings.observation_timeout_ns,
                                     round(self.settings.max_camera_skew * 1e9))
 
-    def plan(self, now_ns: int, budget_ns: int | None = None) -> Plan | NotReady:
+    def plan(self, now_ns: int, budget_ns: int | None = None,
+             offer: Callable[[Plan], None] | None = None) -> Plan | NotReady:
         """Plan for the tick at `now_ns`, within `budget_ns` where there is a deadline.
 
-        The new chunk takes over by due time. A frame that cannot be decoded leaves the old chunk.
+        The new chunk takes over by due time. A frame that is not fit to plan from is forgotten,
+        and leaves the old chunk; so does a plan that is overtaken by `reset`. `offer` is given
+        what there is after each network call but the last, for a tick that cannot wait longer.
         """
+        epoch = self._epoch
+        made = self._plan(now_ns, budget_ns, offer)
+        if epoch != self._epoch:
+            return NotReady('the plan was overtaken by a reset')
+        self.guard.judge(made if isinstance(made, NotReady) else None)
+        if isinstance(made, Plan):
+            self.seams.note(self._chunk, made.chunk, now_ns)
+            self._chunk, self._planned_ns = splice(self.current, made.chunk, now_ns), now_ns
+        return made
+
+    def _plan(self, now_ns: int, budget_ns: int | None,
+              offer: Callable[[Plan], None] | None) -> Plan | NotReady:
         began = self._clock.now_ns()
         observation = self.observe(now_ns)
         if isinstance(observation, NotReady):
             return observation
         hits = self.cache.hits
-        try:
-            latents = self._encode(observation)
-        except FrameError as error:
-            return NotReady(str(error))
+        latents = self._encode(observation)
+        if isinstance(latents, NotReady):
+            return latents
         encoded = self._clock.now_ns()
         self.latencies.record('encode', encoded - began)
         allowed = self.settings.allowed_steps(self.spec)
@@ -136,29 +169,49 @@ class PolicyLoop:
         steps = choose_steps(allowed, self.latencies, left)
         for passed_over in allowed[allowed.index(steps) + 1:]:
             self.latencies.pass_over(passed_over)
-        chunk = self.sample(observation, latents, steps, given=committed(
-            self.spec, self._chunk, observation.stamp_ns, now_ns))
-        if chunk is None:
-            return NotReady('the engine returned a value that is not finite')
-        done = self._clock.now_ns()
+        before = self.current
+        given = committed(self.spec, before, observation.stamp_ns, now_ns)
+        for chunk in self.estimates(observation, latents, steps, given=given):
+            if chunk is None:
+                return NotReady('the engine returned a value that is not finite',
+                                kind='not_finite')
+            chunk = blend(before, chunk, now_ns, self.settings.blend_steps)
+            done = self._clock.now_ns()
+            plan = Plan(chunk, Rung.FRESH if chunk.steps == max(allowed) else Rung.FEWER,
+                        self.cache.hits - hits, observation.skew_ns, encoded - began,
+                        done - encoded, done - began)
+            if offer is not None and chunk.steps < steps:
+                offer(plan)
         self.latencies.record(steps, done - encoded)
-        self._chunk, self._planned_ns = splice(self._chunk, chunk, now_ns), now_ns
-        return Plan(chunk, Rung.FRESH if steps == max(allowed) else Rung.FEWER,
-                    self.cache.hits - hits, observation.skew_ns, encoded - began, done - encoded,
-                    done - began)
+        return plan
 
-    def _encode(self, observation: Observation) -> dict[str, list[np.ndarray]]:
-        def encode(frame: Frame) -> np.ndarray:
-            image = to_input(frame.decode(), self.spec.camera(frame.camera))
-            return self.engine.encode(frame.camera, image)
+    def _encode(self, observation: Observation) -> dict[str, list[np.ndarray]] | NotReady:
+        latents: dict[str, list[np.ndarray]] = {name: [] for name in observation.frames}
+        for frame in (frame for frames in observation.frames.values() for frame in frames):
+            try:
+                latents[frame.camera].append(self.cache.get(frame, self._encode_frame))
+            except FrameError as error:
+                self._buffer.discard(frame)
+                return NotReady(str(error), frame.camera, error.kind)
+        return latents
 
-        return {name: [self.cache.get(frame, encode) for frame in frames]
-                for name, frames in observation.frames.items()}
+    def _encode_frame(self, frame: Frame) -> np.ndarray:
+        rgb = frame.decode()
+        image = to_input(rgb, self.spec.camera(frame.camera))
+        self.guard.look(frame, rgb)
+        return self.engine.encode(frame.camera, image)
 
     def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                steps: int, noise: np.ndarray | None = None,
                given: np.ndarray | None = None) -> Chunk | None:
-        """Sample a chunk; None when it is not finite.
+        """Return the last of `estimates`: a sampled chunk; None when it is not finite."""
+        *_, last = self.estimates(observation, latents, steps, noise, given)
+        return last
+
+    def estimates(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
+                  steps: int, noise: np.ndarray | None = None,
+                  given: np.ndarray | None = None) -> Iterator[Chunk | None]:
+        """Yield the chunk that there is after each network call; None when it is not finite.
 
         It goes on from the committed actions `given` [d, A] in units, d at most the spec's prefix.
         The noise depends on the seed and on the observation's stamp alone, so the same frames give
@@ -174,25 +227,40 @@ class PolicyLoop:
         held = spec.encode_actions(np.zeros((0, len(spec.action))) if given is None else given,
                                    state)
         cond = np.concatenate([observed(spec, latents, observation.states), layout.tail(held)])
-        normalised = sample(
+        made = estimates(
             layout.hold(lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop), held),
             spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng,
             self._guess(observation, start, steps))
-        if not np.isfinite(normalised).all():
-            return None
-        return Chunk(start, spec.step_ns, spec.decode_actions(normalised, state),
-                     observation.stamp_ns, steps)
+        for calls, normalised in enumerate(made, 1):
+            yield Chunk(start, spec.step_ns, spec.decode_actions(normalised, state),
+                        observation.stamp_ns, calls) if np.isfinite(normalised).all() else None
 
     def _guess(self, observation: Observation, start_ns: int, steps: int) -> np.ndarray | None:
         """Return what the last chunk says of the new one, normalised, for a warm start."""
         if not self.spec.schedule(steps).warm_sigmas:
             return None
-        actions = continued(self._chunk, start_ns, observation.stamp_ns)
+        actions = continued(self.current, start_ns, observation.stamp_ns)
         if actions is None:
             return None
         return self.spec.encode_actions(actions, observation.states[-1])
 
     # -- act -----------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> Chunk | None:
+        """The chunk to follow; of two from one observation the one that was not cut short."""
+        chunk, estimate = self._chunk, self._estimate
+        if estimate is None or chunk is not None and chunk.stamp_ns >= estimate.stamp_ns:
+            return chunk
+        return estimate
+
+    def adopt(self, plan: Plan) -> None:
+        """Follow what a plan in flight has offered, until it is there itself."""
+        self._estimate = plan.chunk
+        self.counts['cut_short'] += 1
+
+    def _broken_off(self, chunk: Chunk) -> bool:
+        return self._ended_ns is not None and chunk.stamp_ns <= self._ended_ns
 
     def act(self, now_ns: int, plan: Plan | None = None) -> Action:
         """Return the action of the tick at `now_ns`; `plan` is this tick's, if it came in time.
@@ -200,13 +268,17 @@ class PolicyLoop:
         The fallback rule: the plan of this tick; else what the last chunk has due; else hold; and
         stop once the observation behind it all is older than `action_timeout`. Actions due after
         that are not published either: a controller that was sent them would execute them.
+        The rule of a stream that is stale goes before all of it.
         """
-        chunk = self._chunk
+        chunk = self.current
+        order = self.guard.order(now_ns, self.settings.observation_timeout_ns)
+        if order == Rung.HOLD and chunk is not None:
+            self._ended_ns = chunk.stamp_ns
         left = 0 if chunk is None else chunk.stamp_ns + self.settings.action_timeout_ns - now_ns
-        if chunk is None or left < 0:
+        if chunk is None or left < 0 or order == Rung.STOP:
             return Action(Rung.STOP, np.empty((0, len(self.spec.action))))
         rest = chunk.rest(now_ns)[:1 + left // chunk.step_ns]
-        if not len(rest):
+        if not len(rest) or self._broken_off(chunk):
             return self.hold(now_ns)
         rung = plan.rung if plan is not None and plan.chunk is chunk else Rung.CHUNK
         return Action(rung, self._bounded(rest))
@@ -221,7 +293,7 @@ class PolicyLoop:
         size = len(self.spec.action)
         if self.velocity:
             return Action(Rung.HOLD, np.zeros((1, size)))
-        values, chunk = self._measured(now_ns), self._chunk
+        values, chunk = self._measured(now_ns), self.current
         if chunk is not None:
             last = len(chunk.actions) - 1
             due = last if now_ns is None else min(max(0, chunk.index(now_ns)), last)
@@ -245,8 +317,11 @@ class PolicyLoop:
 
     def reset(self) -> None:
         """Forget observations, latents and the chunk, as at a new episode or a clock jump."""
+        self._epoch += 1  # first: a plan in flight must not bring back what is forgotten here
         self._arrived.clear()
         self._buffer.clear()
         self.cache.clear()
         self.arrivals.clear()
-        self._chunk = self._planned_ns = self._state = self.newest_frame = None
+        self.guard.clear()
+        self._chunk = self._estimate = self._planned_ns = self._ended_ns = None
+        self._state = self.newest_frame = None

@@ -22,6 +22,8 @@ from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.spec import PolicySpec
 
 T = TypeVar('T')
+ROBOT = ''
+"""The stream of robot states, beside those that are named like their cameras."""
 
 
 class Stream(Generic[T]):
@@ -56,6 +58,12 @@ class Stream(Generic[T]):
         after = bisect.bisect_left(self._stamps, instant_ns)
         choices = [i for i in (after - 1, after) if 0 <= i < len(self._stamps)]
         return self._samples[min(choices, key=lambda i: abs(self._stamps[i] - instant_ns))]
+
+    def discard(self, stamp_ns: int) -> None:
+        """Drop the sample of this stamp, if it is there."""
+        if stamp_ns in self._stamps:
+            at = self._stamps.index(stamp_ns)
+            del self._stamps[at], self._samples[at]
 
     def drop_after(self, instant_ns: int) -> bool:
         """Drop the samples stamped later than `instant_ns`; return whether there were any."""
@@ -97,6 +105,11 @@ class NotReady(NamedTuple):
     """Why there is no observation."""
 
     reason: str
+    source: str | None = None
+    """The stream that is to blame, where one is: a camera's name, or `ROBOT`."""
+    kind: str = ''
+    """`missing`, `stale`, `future`, `skewed`, `black`, `frozen`, `resized` or `damaged`; without a
+    stream `not_finite` or `raised`, or '' for what is not counted."""
 
 
 class ObservationBuffer:
@@ -119,6 +132,10 @@ class ObservationBuffer:
     def push_state(self, state: State) -> bool:
         """Take in a state; False for a duplicate."""
         return self._states.push(state.stamp_ns, state)
+
+    def discard(self, frame: Frame) -> None:
+        """Drop a frame that turned out to be unfit; an older one may stand in for it."""
+        self._frames[frame.camera].discard(frame.stamp_ns)
 
     @property
     def newest_state(self) -> State | None:
@@ -143,23 +160,27 @@ class ObservationBuffer:
         for name, frames in self._frames.items():
             if frames.drop_after(now_ns + timeout_ns):
                 return NotReady(f'an image from camera {name} was stamped in the future; '
-                                'synchronise the clocks')
+                                'synchronise the clocks', name, 'future')
             if not len(frames):
-                return NotReady(f'no image from camera {name} yet')
+                return NotReady(f'no image from camera {name} yet', name, 'missing')
             newest = frames.nearest(frames.newest_ns)
             if now_ns - min(newest.stamp_ns, newest.arrival_ns) > timeout_ns:
-                return NotReady(f'the newest image from camera {name} is too old')
+                return _too_old(f'image from camera {name}', name, newest, timeout_ns)
         if self._states.drop_after(now_ns + timeout_ns):
-            return NotReady('a robot state was stamped in the future; synchronise the clocks')
+            return NotReady('a robot state was stamped in the future; synchronise the clocks',
+                            ROBOT, 'future')
         state = self.newest_state
         if state is None:
-            return NotReady('no robot state yet')
+            return NotReady('no robot state yet', ROBOT, 'missing')
         if now_ns - min(state.stamp_ns, state.arrival_ns) > timeout_ns:
-            return NotReady('the newest robot state is too old')
-        stamps = [frames.newest_ns for frames in self._frames.values()]
-        if max(stamps) - min(stamps) > max_skew_ns:
-            return NotReady(f'the cameras are {(max(stamps) - min(stamps)) / 1e9:.3f} s apart')
-        return self._gather(max(stamps), max(stamps) - min(stamps))
+            return _too_old('robot state', ROBOT, state, timeout_ns)
+        stamps = {name: frames.newest_ns for name, frames in self._frames.items()}
+        oldest, newest_ns = min(stamps, key=lambda name: stamps[name]), max(stamps.values())
+        skew = newest_ns - stamps[oldest]
+        if skew > max_skew_ns:
+            return NotReady(f'the cameras are {skew / 1e9:.3f} s apart, {oldest} behind', oldest,
+                            'skewed')
+        return self._gather(newest_ns, skew)
 
     def _gather(self, stamp_ns: int, skew_ns: int) -> Observation:
         step, n_obs = self._spec.step_ns, self._spec.n_obs
@@ -174,6 +195,12 @@ class ObservationBuffer:
         for stream in self._frames.values():
             stream.clear()
         self._states.clear()
+
+
+def _too_old(what: str, source: str, newest: Frame | State, timeout_ns: int) -> NotReady:
+    cure = ('; it was stamped long before it arrived: synchronise the clocks'
+            if newest.arrival_ns - newest.stamp_ns > timeout_ns else '')
+    return NotReady(f'the newest {what} is too old{cure}', source, 'stale')
 
 
 def observed(spec: PolicySpec, latents: Mapping[str, list[np.ndarray]],

@@ -18,6 +18,8 @@ class Planner:
         self._asked, self._stopping = threading.Event(), False
         self._request: tuple[int, int] = (0, 0)
         self._result: Result | None = None
+        self.offered: Plan | None = None
+        """What the plan in flight came to so far, if it can be used."""
         self.done = threading.Event()
         """Set while no plan is in flight."""
         self.done.set()
@@ -31,7 +33,7 @@ class Planner:
 
     def ask(self, now_ns: int, budget_ns: int) -> None:
         """Start a plan for the tick at `now_ns`; only while not busy."""
-        self._request = (now_ns, budget_ns)
+        self._request, self.offered = (now_ns, budget_ns), None
         self.done.clear()
         self._asked.set()
 
@@ -48,6 +50,9 @@ class Planner:
         self._asked.set()
         self._thread.join(seconds)
 
+    def _offer(self, plan: Plan) -> None:
+        self.offered = plan
+
     def _run(self) -> None:
         while True:
             self._asked.wait()
@@ -55,7 +60,7 @@ class Planner:
             if self._stopping:
                 return
             try:
-                self._result = self._loop.plan(*self._request)
+                self._result = self._loop.plan(*self._request, self._offer)
             except Exception as error:  # whatever an engine raises costs a plan, never the loop
-                self._result = NotReady(f'{type(error).__name__}: {error}')
+                self._result = NotReady(f'{type(error).__name__}: {error}', kind='raised')
             self.done.set()

@@ -28,12 +28,15 @@ class LoopSettings:
     n_action_steps: int = 0
     """Actions executed from a chunk before the next plan; 0 takes the bundle's."""
 
+    blend_steps: int = 0
+    """Actions over which a new chunk is mixed with the last one, for policies without a prefix."""
+
     def check(self, spec: PolicySpec) -> None:
         """Raise SpecError with the first contradiction in the set."""
         for name in ('control_rate', 'deadline', 'observation_timeout', 'action_timeout'):
             if not 0 < getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must be above zero and finite')
-        for name in ('max_camera_skew', 'n_action_steps'):
+        for name in ('max_camera_skew', 'n_action_steps', 'blend_steps'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must not be negative or infinite')
         period = 1 / self.control_rate
@@ -55,6 +58,9 @@ class LoopSettings:
             (self.n_action_steps <= spec.horizon - spec.n_obs + 1,
              f'n_action_steps {self.n_action_steps} is more than the '
              f'{spec.horizon - spec.n_obs + 1} actions a chunk has left'),
+            (not (spec.prefix and self.blend_steps),
+             'this policy is told the actions committed before a plan, so that chunks meet; set '
+             'blend_steps to 0'),
         ]
         for holds, reason in rules:
             if not holds:
@@ -73,6 +79,11 @@ class LoopSettings:
     def deadline_ns(self) -> int:
         """The deadline [ns]."""
         return round(self.deadline * 1e9)
+
+    @property
+    def observation_timeout_ns(self) -> int:
+        """The observation timeout [ns]."""
+        return round(self.observation_timeout * 1e9)
 
     @property
     def action_timeout_ns(self) -> int:

@@ -65,7 +65,9 @@ def _plan(loop: PolicyLoop) -> float:
     spec, stamp = loop.spec, (loop.newest_frame.stamp_ns if loop.newest_frame else 0)
     stamp += spec.step_ns
     for camera in spec.cameras:
-        grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
+        # one image is not the next: the rules of the streams would call it frozen
+        shade = 120 + stamp // spec.step_ns % 16
+        grey = np.full((camera.height, camera.width, 3), shade, np.uint8)
         loop.observe_frame(Frame.of(camera.name, stamp, grey))
     loop.observe_state(stamp, stamp, spec.state.example())
     plan = loop.plan(stamp)

@@ -1,0 +1,63 @@
+"""What the system may grant a thread that must not be late: priority, cores, memory that stays.
+
+Each is asked for on its own, and where it is denied the cure is told and the thread goes on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from diffusion_policy_rt.errors import SpecError
+
+MCL_CURRENT, MCL_FUTURE = 1, 2
+
+
+@dataclass(frozen=True)
+class Priority:
+    """What is asked for; the defaults ask for nothing."""
+
+    priority: int = 0
+    """SCHED_FIFO priority of the thread, 1..99; 0 leaves the default scheduling."""
+    cpus: tuple[int, ...] = ()
+    """Cores that the thread may run on; none named leaves all."""
+    lock_memory: bool = False
+    """Whether the process' memory is kept from being swapped out."""
+
+    def claim(self, warn: Callable[[str], object]) -> None:
+        """Ask for it, for the calling thread; `warn` is told what is denied, with the cure."""
+        thread = threading.get_native_id()
+        wishes = [
+            (bool(self.priority), lambda: os.sched_setscheduler(
+                thread, os.SCHED_FIFO, os.sched_param(self.priority)),
+             f'SCHED_FIFO {self.priority}; raise rtprio in /etc/security/limits.conf'),
+            (bool(self.cpus), lambda: os.sched_setaffinity(thread, self.cpus),
+             f'cores {", ".join(map(str, self.cpus))}; name cores that this machine has'),
+            (self.lock_memory, _lock_memory,
+             'locked memory; raise memlock in /etc/security/limits.conf')]
+        for wanted, ask, told in wishes:
+            try:
+                if wanted:
+                    ask()
+            except (OSError, AttributeError) as error:
+                warn(f'the system denies {told} ({error})')
+
+
+def parse_cpus(text: str) -> tuple[int, ...]:
+    """Return the cores named in a list such as 0,2; SpecError for anything else."""
+    try:
+        cpus = tuple(int(part) for part in text.split(',') if part.strip())
+    except ValueError:
+        cpus = (-1,)
+    if any(cpu < 0 for cpu in cpus):
+        raise SpecError(f'realtime.cpus {text!r}: list cores by number, such as 0,2')
+    return cpus
+
+
+def _lock_memory() -> None:
+    if ctypes.CDLL(None, use_errno=True).mlockall(MCL_CURRENT | MCL_FUTURE):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,221 @@
+"""Faults injected into a running node over real topics: counters and published actions."""
+
+import itertools
+import math
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from ros_rig import FRESH, drive, is_hold
+
+from diffusion_policy_rt.runtime.trace import Rung
+
+HALT = {'state.on_stale': 'halt', 'cameras.front.on_stale': 'halt',
+        'cameras.wrist.on_stale': 'halt'}
+
+
+def of_front(fault):
+    """Return a fault of the front camera's images alone; the robot publishes that one first."""
+    front = itertools.cycle((True, False))
+    return lambda msg: fault(msg) if next(front) else None
+
+
+def black(msg):
+    msg.data = type(msg.data)('B', bytes(len(msg.data)))
+
+
+def frozen(msg):
+    msg.data = type(msg.data)('B', bytes([90]) * len(msg.data))
+
+
+def larger(msg):
+    msg.height, msg.width, msg.step = 90, 114, 342
+    msg.data = type(msg.data)('B', bytes([90]) * 90 * 342)
+
+
+def an_hour_ago(msg):
+    msg.header.stamp = Time(sec=msg.header.stamp.sec - 3600)
+
+
+def in_an_hour(msg):
+    msg.header.stamp = Time(sec=msg.header.stamp.sec + 3600)
+
+
+def without_a_joint(msg):
+    msg.name[2] = 'elbow'
+
+
+def driving(robot, make_node, **values):
+    """Return an active node whose robot already moves by fresh plans."""
+    node = drive(robot, make_node, enable_output=True, **values)
+    robot.until(lambda: sum(t.rung in FRESH for t in robot.ticks) >= 3, 'fresh plans')
+    robot.more(robot.actions, 1)
+    return node
+
+
+def kept(ticks):
+    """Return the ticks but those that a busy machine did not let run in time."""
+    return [tick for tick in ticks if not tick.missed]
+
+
+def silent(robot):
+    """Whether the end of the ladder is reached."""
+    return len(robot.ticks) > 3 and {tick.rung for tick in robot.ticks[-3:]} == {Rung.STOP}
+
+
+def figures(robot, task):
+    return {v.key: v.value for v in robot.status(task).values}
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+FAULTS = [('image', black, 'camera front', 'black'), ('image', larger, 'camera front', 'resized'),
+          ('image', frozen, 'camera front', 'frozen'),
+          ('image', an_hour_ago, 'camera front', 'stale'),
+          ('image', in_an_hour, 'camera front', 'dropped'),
+          ('joints', without_a_joint, 'joint_states', 'dropped')]
+
+
+@pytest.mark.parametrize(('stream', 'fault', 'source', 'kind'), FAULTS)
+def test_a_fault_midway_goes_down_the_ladder_is_counted_and_recovers(
+        robot, make_node, stream, fault, source, kind):
+    driving(robot, make_node, observation_timeout=0.3, action_timeout=1.5,
+            **{'cameras.front.frozen_timeout': 0.2})
+    robot.faults[stream] = of_front(fault) if stream == 'image' else fault
+    robot.until(lambda: silent(robot), 'the end of the ladder')
+    last = max(i for i, tick in enumerate(robot.ticks) if tick.rung in FRESH)
+    rungs = [tick.rung for tick in kept(robot.ticks[last:])]
+    assert rungs == sorted(rungs) and Rung.CHUNK in rungs
+    assert int(figures(robot, source)[kind]) > 0
+    sent = len(robot.actions)
+    robot.more(robot.ticks, 5)
+    assert len(robot.actions) == sent
+    robot.faults.clear()
+    robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
+
+
+@pytest.mark.parametrize(('stream', 'fault', 'source', 'kind'), [
+    FAULTS[0], ('image', an_hour_ago, 'camera front', 'skewed'), FAULTS[5]])
+def test_where_the_rule_is_halt_one_hold_is_the_last_action_until_start(
+        robot, make_node, stream, fault, source, kind):
+    driving(robot, make_node, observation_timeout=0.3, **HALT)
+    robot.faults[stream] = of_front(fault) if stream == 'image' else fault
+    robot.until(lambda: silent(robot), 'the halt')
+    robot.faults.clear()
+    robot.more(robot.ticks, 10)
+    rungs = [tick.rung for tick in kept(robot.ticks)]
+    assert rungs.count(Rung.HOLD) == 1 and set(rungs[rungs.index(Rung.HOLD) + 1:]) == {Rung.STOP}
+    assert is_hold(robot.actions[-1], robot) and not is_hold(robot.actions[-2], robot)
+    assert int(figures(robot, source)[kind]) > 0 and figures(robot, source)['halted'] == '1'
+    assert 'call ~/start' in robot.status('loop').message
+    assert robot.trigger('start').success
+    robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
+
+
+def test_where_the_rule_is_hold_its_ticks_are_held_and_a_new_plan_goes_on(robot, make_node):
+    driving(robot, make_node, observation_timeout=0.3, action_timeout=60.0,
+            **{'cameras.wrist.on_stale': 'hold', 'cameras.wrist.hold_ticks': 1000})
+    robot.faults['silent'] = 'wrist'
+    robot.until(lambda: robot.ticks[-1].rung == Rung.HOLD, 'the hold')
+    robot.more(robot.ticks, 5)
+    assert is_hold(robot.actions[-1], robot)
+    robot.faults.clear()
+    robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
+    rungs = [tick.rung for tick in kept(robot.ticks)]
+    held = rungs[rungs.index(Rung.HOLD):]
+    assert set(held[:-1]) == {Rung.HOLD}, 'the old chunk is not resumed'
+
+
+# -- engine ------------------------------------------------------------------------------------
+
+class Faulty:
+    """An engine whose denoiser does what `fault` says before it answers."""
+
+    def __init__(self, engine, fault):
+        self._engine, self._fault = engine, fault
+        self.encode = engine.encode
+
+    def denoise(self, *args):
+        self._fault()
+        return self._engine.denoise(*args)
+
+
+class NotFinite(Faulty):
+    def denoise(self, *args):
+        return self._engine.denoise(*args) * math.nan
+
+
+def fail():
+    raise RuntimeError('out of memory')
+
+
+def plans_fail_and_ticks_go_on(robot, node, engine, told):
+    """Run the faulty engine to the end of the ladder, then the sound one."""
+    sound, node._runner.loop.engine = node._runner.loop.engine, engine
+    seen, sent = len(robot.ticks), len(robot.actions)
+    robot.until(lambda: silent(robot), 'the end of the ladder')
+    numbers = [tick.tick for tick in robot.ticks]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    down = [tick.rung for tick in kept(robot.ticks[seen:])]
+    down = down[max((i + 1 for i, rung in enumerate(down) if rung in FRESH), default=0):]
+    assert down == sorted(down) and {Rung.CHUNK, Rung.HOLD} <= set(down)
+    assert len(robot.actions) - sent >= len(down) - down.count(Rung.STOP) - 1
+    assert all(np.isfinite(p.positions).all() for msg in robot.actions for p in msg.points)
+    assert told in robot.status('loop').message
+    node._runner.loop.engine = sound
+
+
+@pytest.mark.parametrize(('make', 'told'), [
+    (lambda engine: Faulty(engine, fail), 'RuntimeError: out of memory'),
+    (lambda engine: NotFinite(engine, None), 'not finite')])
+def test_an_engine_that_raises_or_gives_nan_costs_plans_and_no_tick(robot, make_node, make, told):
+    node = driving(robot, make_node, observation_timeout=0.3, action_timeout=1.5)
+    plans_fail_and_ticks_go_on(robot, node, make(node._runner.loop.engine), told)
+    robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
+
+
+def test_an_engine_that_hangs_costs_plans_and_no_tick(robot, make_node):
+    node = driving(robot, make_node, observation_timeout=0.3, action_timeout=1.5)
+    awake = threading.Event()
+    plans_fail_and_ticks_go_on(robot, node, Faulty(node._runner.loop.engine, awake.wait), '')
+    awake.set()
+    robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
+
+
+def test_what_a_hung_engine_answers_after_a_stop_and_start_moves_nothing(robot, make_node):
+    node = driving(robot, make_node, observation_timeout=0.3, action_timeout=60.0)
+    awake, sound = threading.Event(), node._runner.loop.engine
+    node._runner.loop.engine = Faulty(sound, awake.wait)
+    robot.more(robot.ticks, 5)
+    assert robot.trigger('stop').success
+    robot.faults['silent'] = 'front'
+    node._runner.loop.engine = sound
+    assert robot.trigger('start').success
+    robot.more(robot.ticks, 3)
+    sent = len(robot.actions)
+    awake.set()
+    robot.more(robot.ticks, 10)
+    assert robot.ticks[-1].rung == Rung.STOP and len(robot.actions) == sent
+
+
+def test_an_engines_process_that_is_killed_or_hangs_costs_plans_and_is_started_again(
+        robot, make_node):
+    node = driving(robot, make_node, engine_process=True)
+    engine = node._runner.loop.engine
+    engine.patience_s = 0.5
+    for k, number in enumerate((signal.SIGKILL, signal.SIGSTOP), 1):
+        before, seen, sent = engine.pid, len(robot.ticks), len(robot.actions)
+        os.kill(before, number)
+        robot.until(lambda old=before: engine.pid != old, 'another process')
+        robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
+        assert figures(robot, 'engine')['restarts'] == str(k)
+        assert len(robot.ticks) > seen and len(robot.actions) > sent
+    assert int(figures(robot, 'loop')['plans.raised']) >= 1
+    numbers = [tick.tick for tick in robot.ticks]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    node.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(engine.pid, 0)

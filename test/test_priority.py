@@ -1,0 +1,60 @@
+"""What the system denies is told with its cure, and what it grants holds for the thread."""
+
+import os
+import threading
+
+import pytest
+
+from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.runtime import priority
+from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
+
+
+def in_a_thread(claim):
+    """Return what is told, and the cores of a thread that claimed."""
+    told, cores = [], []
+
+    def run():
+        claim(told.append)
+        cores.append(os.sched_getaffinity(threading.get_native_id()))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return told, cores[0]
+
+
+def test_by_default_nothing_is_asked_for(monkeypatch):
+    monkeypatch.setattr(priority, '_lock_memory', lambda: 1 / 0)
+    assert in_a_thread(Priority().claim) == ([], os.sched_getaffinity(0))
+
+
+def test_the_cores_hold_for_the_thread_alone():
+    before = os.sched_getaffinity(0)
+    first = min(before)
+    assert in_a_thread(Priority(cpus=(first,)).claim) == ([], {first})
+    assert os.sched_getaffinity(0) == before
+
+
+def test_what_is_denied_is_told_with_its_cure_and_the_rest_is_asked_for(monkeypatch):
+    def deny(*_):
+        raise PermissionError(1, 'Operation not permitted')
+
+    monkeypatch.setattr(os, 'sched_setscheduler', deny)
+    monkeypatch.setattr(priority, '_lock_memory', deny)
+    told, _ = in_a_thread(Priority(50, (100_000,), True).claim)
+    assert [text.split(';')[0] for text in told] == [
+        'the system denies SCHED_FIFO 50', 'the system denies cores 100000',
+        'the system denies locked memory']
+    assert 'limits.conf' in told[0] and 'not permitted' in told[2]
+
+
+@pytest.mark.parametrize(('text', 'cpus'), [('', ()), ('3', (3,)), ('0, 2', (0, 2))])
+def test_cores_are_listed_by_number(text, cpus):
+    assert parse_cpus(text) == cpus
+
+
+@pytest.mark.parametrize('text', ['a', '-1', '0;1', '1.5'])
+def test_a_list_of_cores_that_is_none_is_refused(text):
+    with pytest.raises(SpecError, match='such as 0,2'):
+        parse_cpus(text)
