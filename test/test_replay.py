@@ -21,6 +21,7 @@ from diffusion_policy_rt.replay.streams import segments
 from diffusion_policy_rt.replay.trail import Trail
 from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.trace import Rung, Tick
 from diffusion_policy_rt.text import parse_seconds, parse_time
 
 STREAMS = ('front', 'wrist', 'state')
@@ -313,3 +314,29 @@ def test_a_state_that_never_changes_can_be_told(tmp_path):
         replay(path)
     lines, _ = replay(path, told=['state=const:0,1,0.5'])
     assert lines[-1]['action'] is not None and len(lines[-1]['action']) == len(ACTIONS)
+
+
+# -- what a recording tells of its run -----------------------------------------------------------
+
+def test_a_message_on_the_reset_topic_makes_the_policy_forget(tmp_path):
+    told = bags.make(bags.TYPES, 'std_msgs/msg/String', data='over')
+    at = START + 15 * STEP - 20 * MS
+    found = bags.messages(30) + [('/pusht/episode', 'std_msgs/msg/String', at, told)]
+    found.sort(key=lambda m: m[2])
+    lines, _ = replay(bags.write(tmp_path / 'bag', found))
+    after = [t for t in lines if t['due_ns'] > at]
+    assert after[0]['observed_ns'] == START + 15 * STEP and after[0]['rung'] == 'fresh'
+    ignored, _ = replay(tmp_path / 'bag', told=['reset='])
+    assert [t['rung'] for t in ignored] != [t['rung'] for t in lines]
+
+
+def test_the_ticks_begin_when_those_of_the_recorded_node_did(tmp_path):
+    layout = bags.make(bags.TYPES, 'std_msgs/msg/MultiArrayLayout', dim=[], data_offset=0)
+    tick = Tick(0, *[float('nan')] * 4, 0.045, 0, Rung.STOP, 0, 0.0, 0.0, False)
+    kind = 'std_msgs/msg/Float64MultiArray'
+    timing = bags.make(bags.TYPES, kind, layout=layout, data=np.array(tick.values()))
+    at = START + 7 * STEP + 30 * MS
+    found = sorted([*bags.messages(30), ('/policy/timing', kind, at, timing)], key=lambda m: m[2])
+    lines, _ = replay(bags.write(tmp_path / 'bag', found))
+    assert lines[0]['due_ns'] == at - 5 * MS  # 5 of 50 ms were spent when it was published
+    assert lines[0]['observed_ns'] == START + 7 * STEP

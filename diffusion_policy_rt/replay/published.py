@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import TracebackType
 
@@ -30,7 +31,7 @@ class PublishedBag:
 
     def __init__(self, folder: Path, spec: PolicySpec, action_type: str, digest: str) -> None:
         self._output = make_output(action_type, spec.action.names, spec.action.names, spec.rate)
-        self._bag = BagWriter(folder)
+        self._folder, self._bag = folder, BagWriter(folder)
         self._topics = {
             'action': Topic('/policy/action', self._output.message),
             'timing': Topic('/policy/timing', Float64MultiArray),
@@ -47,6 +48,8 @@ class PublishedBag:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._bag.__exit__(kind, error, trace)
+        if kind is not None:  # part of a replay is none
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def write(self, due_ns: int, now_ns: int, actions: np.ndarray, tick: Tick) -> None:
         """Write a tick that published actions [K, A] at `now_ns`; K = 0 for none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -149,12 +150,12 @@ def _output(wish: Wish, bundle: Bundle, folder: Path) -> Any:
 def _progress(stack: ExitStack, bag: Bag, sources: Sources) -> Callable[[int], None]:
     total = sum(topic.messages for topic in bag.topics if topic.name in sources.topics)
     bar = stack.enter_context(tqdm(total=total or None, unit='message', desc='replaying'))
-    begun = bar.start_t if hasattr(bar, 'start_t') else None
+    begun = time.monotonic()
 
     def note(ticks: int) -> None:
         if bar.update():  # only when the bar is drawn
-            spent = bar._time() - begun if begun is not None else 0
-            bar.set_postfix(ticks=ticks, per_s=round(ticks / spent) if spent else 0, refresh=False)
+            rate = ticks / max(time.monotonic() - begun, 1e-3)
+            bar.set_postfix(ticks=ticks, ticks_per_s=round(rate), refresh=False)
 
     return note
 
