@@ -70,3 +70,12 @@ def test_what_runs_beside_the_robot_loads_no_model_and_no_training(name):
     assert not found(loaded, TRAINING)
     if name.startswith('diffusion_policy_rt.sim'):
         assert not found(loaded, ('rclpy',))
+
+
+def test_a_bag_is_replayed_without_ros():
+    loaded, error = loaded_by(['diffusion_policy_rt.replay.session'])
+    if loaded is None and 'No module named' in error and 'diffusion_policy_rt' not in (
+            error.rpartition('No module named')[2]):
+        pytest.skip(error.strip().splitlines()[-1])
+    assert loaded is not None, error
+    assert not found(loaded, ('rclpy', 'torch', 'onnxruntime'))

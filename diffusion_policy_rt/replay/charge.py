@@ -45,9 +45,12 @@ class Charge:
 
     def draw(self, seed: int, at_ns: int) -> tuple[int, int, int]:
         """Return what the plan at `at_ns` costs: a row of `samples`, times its factor [ns]."""
-        rng = np.random.default_rng((seed, at_ns % 2**64))
-        row = self.samples[rng.integers(len(self.samples))]
-        encode, once, call = row * math.exp(self.spread * rng.standard_normal())
+        row = self.samples[0]
+        if self.spread or len(self.samples) > 1:
+            rng = np.random.default_rng((seed, at_ns % 2**64))
+            row = self.samples[rng.integers(len(self.samples))]
+            row = row * math.exp(self.spread * rng.standard_normal())
+        encode, once, call = row.tolist()
         return round(encode), round(once), round(call)
 
     def prime(self, latencies: LatencyModel, allowed: tuple[int, ...], seed: int) -> None:
