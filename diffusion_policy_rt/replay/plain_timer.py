@@ -33,7 +33,8 @@ def run(rate: float, stop: threading.Event) -> dict[str, float]:
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_node()
     rclpy.shutdown()
-    return {f'p{p:g}': float(np.percentile(np.array(late or [np.nan]), p)) / 1e9 for p in (50, 99, 99.9)}
+    seconds = np.array(late or [np.nan], float) / 1e9
+    return {f'p{p:g}': float(np.percentile(seconds, p)) for p in (50, 99, 99.9)}
 
 
 if __name__ == '__main__':
