@@ -20,7 +20,7 @@ def run(rate: float, stop: threading.Event) -> dict[str, float]:
     node = rclpy.create_node('plain_timer')
     publisher = node.create_publisher(Float64MultiArray, '~/value', 1)
     message = Float64MultiArray(data=[0.0, 0.0])
-    late: list[int] = []
+    late: list[float] = []
     period = round(1e9 / rate)
 
     def tick() -> None:
@@ -33,7 +33,7 @@ def run(rate: float, stop: threading.Event) -> dict[str, float]:
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_node()
     rclpy.shutdown()
-    seconds = np.array(late or [np.nan], float) / 1e9
+    seconds = np.array(late if late else [np.nan], float) / 1e9
     return {f'p{p:g}': float(np.percentile(seconds, p)) for p in (50, 99, 99.9)}
 
 
