@@ -2,8 +2,9 @@
 # make test    run the tests                                          PYTEST_ARGS='-k runtime'
 # make check   lint and type-check
 # make bench   measure on this machine                                ARGS='--threads 2'
+# make gpu-check   what only an NVIDIA GPU can show                  ARGS='--json gpu.json'
 # make clean   remove .venv and what the tools left
-# The first four make .venv and install what is missing.
+# All but the last make .venv and install what is missing.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -14,7 +15,7 @@ TORCH ?= torch==2.13.0
 TEST_LIMIT ?= 45m
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench gpu-check clean
 .DEFAULT_GOAL := demo
 
 demo:
@@ -38,6 +39,10 @@ bench:
 	@mkdir -p runs/bench
 	@$(BIN)/dprt bench --json runs/bench/parts.json $(ARGS)
 	@$(BIN)/dprt bench --what node --json runs/bench/node.json $(ARGS)
+
+gpu-check:
+	@TORCH='$(TORCH)' tools/venv.sh train
+	@$(BIN)/python tools/gpu_check.py $(ARGS)
 
 clean:
 	@rm -rf .venv build dist install log *.egg-info

@@ -5,6 +5,7 @@ import numpy as np
 from diffusion_policy_rt.runtime.clock import ManualClock
 from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.ports import Layer
 from diffusion_policy_rt.runtime.schedule import default_schedules, squared_cosine_levels
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import (
@@ -53,6 +54,7 @@ class FakeEngine:
         self.spec, self.clock = spec, clock
         self.encode_ns, self.denoise_ns = encode_ns, denoise_ns
         self.dtypes = {'denoiser': 'float32'}
+        self.executed = {'denoiser': [Layer('layer', 'MatMul', 'float32')]}
         self.encoded, self.denoised = [], []
         self.meanwhile = lambda: None  # what other threads do while the engine works
         self.output = None  # what denoise returns, or None for a function of its inputs

@@ -98,7 +98,8 @@ def test_info_tells_spec_sizes_dtypes_steps_and_hashes(tmp_path):
 
 def test_bench_writes_one_row_per_part_engine_and_step_count(tmp_path):
     data = result(tmp_path, 'bench', '--engine', 'onnxruntime', '--steps', '1', '--steps', '4',
-                  '--repeats', '3')
+                  '--repeats', '3', '--plot', str(tmp_path / 'b.png'))
+    assert (tmp_path / 'b.png').read_bytes().startswith(b'\x89PNG')
     assert [(r['what'], r['steps']) for r in data['rows']] == [
         ('denoiser', 1), ('encoder', None), ('plan', 1), ('plan', 4)]
     assert all(set(row) >= BENCH_KEYS and 0 < row['p50_s'] <= row['p99_s'] for row in data['rows'])

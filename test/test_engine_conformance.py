@@ -1,5 +1,8 @@
 """Every engine gives the networks' own outputs, again and again."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fakes import MODELS, tiny_spec
@@ -28,6 +31,14 @@ def inputs(spec, seed=0):
     return (rng.uniform(-1, 1, (3, *spec.cameras[0].input_size)).astype(np.float32),
             rng.standard_normal(spec.cond_dim).astype(np.float32),
             rng.standard_normal((spec.horizon, len(spec.action))))
+
+
+def resident_bytes():
+    """Return the resident memory of this process."""
+    try:
+        return int(Path('/proc/self/statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+    except OSError:
+        pytest.skip('resident memory is read from /proc')
 
 
 def close(a, b):
@@ -160,3 +171,15 @@ def test_the_weights_stand_in_the_bundle_once(exported):
     sizes = {name: entry['bytes'] for name, entry in bundle.files.items()}
     graphs = sum(size for name, size in sizes.items() if name.endswith('.onnx'))
     assert graphs < sizes['weights.safetensors'] / 2
+
+
+@engines
+def test_ten_thousand_calls_take_no_more_memory_than_a_thousand(exported, engine):
+    made, spec = load(exported, engine), exported('keypoint_mlp', 'edm')[0].spec
+    _, cond, noise = inputs(spec)
+    for _ in range(1_000):
+        made.denoise(noise, 1.0, cond)
+    before = resident_bytes()
+    for _ in range(10_000):
+        made.denoise(noise, 1.0, cond)
+    assert resident_bytes() - before < 10_000 * 200  # a call keeps less than its output

@@ -23,7 +23,8 @@ NAME = 'diffusion_policy_rt'
 MEBIBYTE = 2**20
 DEBIAN = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
 """Name of an import -> what package.xml calls it."""
-REQUIREMENT = {'cv2': 'opencv-python', 'gym_pusht': 'gym-pusht', 'yaml': 'pyyaml'}
+REQUIREMENT = {'cv2': 'opencv-python', 'gym_pusht': 'gym-pusht', 'modelopt': 'nvidia-modelopt',
+               'yaml': 'pyyaml'}
 """Name of an import -> what setup.py calls it."""
 COLCON = shutil.which('colcon', path=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
 OPTIONAL = {'tensorrt'}

@@ -12,7 +12,7 @@ from diffusion_policy_rt.engines.bundle import (
     SHIPPED, WEIGHTS, read_bundle, record_quality, write_bundle)
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay import evaluate, modes, tabulate
-from diffusion_policy_rt.replay.bench import WARMUP, take_turns
+from diffusion_policy_rt.engines.timing import WARMUP, take_turns
 from diffusion_policy_rt.replay.evaluate import Evaluation
 from diffusion_policy_rt.replay.kept import Kept, identity
 from diffusion_policy_rt.replay.rows import load_table

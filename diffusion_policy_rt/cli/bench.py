@@ -7,44 +7,68 @@ import tempfile
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import extra, positive, provenance, table, write_json
+from diffusion_policy_rt.errors import DprtError
 
 HELP = 'Measure latency: of the denoiser, the encoder, a whole plan, or the node over topics.'
 PARTS = ('denoiser', 'encoder', 'plan', 'node')
+CONVOLUTIONS = 'fp32-convolutions'
+DTYPES = ('fp32', CONVOLUTIONS, 'int8-dynamic', 'int8-weight-only', 'int8-static')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--what', choices=PARTS, help='what to measure (default: all but node)')
-    parser.add_argument('--policy', default='pusht', metavar='P',
-                        help='bundle folder, or the name of a shipped bundle (default pusht)')
+    parser.add_argument('--policy', action='append', metavar='P',
+                        help='bundle folder, or the name of a shipped bundle; may be repeated '
+                             '(default pusht)')
     parser.add_argument('--size', choices=('small', 'base'), default='small',
                         help='base: the published 251-million-parameter network with random '
                              'weights, in place of --policy (needs torch)')
+    parser.add_argument('--dtype', action='append', choices=DTYPES,
+                        help='base: how its denoiser is stored; may be repeated (default: fp32 '
+                             'and int8-dynamic); encoders are static int8 beside int8; '
+                             f'{CONVOLUTIONS}: the graph is not rewritten as products')
+    parser.add_argument('--cameras', type=positive, default=1, metavar='N',
+                        help='base: number of cameras (default 1)')
+    parser.add_argument('--image', type=positive, default=96, metavar='PX',
+                        help='base: rows and columns of an image (default 96)')
+    parser.add_argument('--horizon', type=positive, default=16, metavar='H',
+                        help='base: actions in a chunk, a multiple of 4 (default 16)')
     parser.add_argument('--engine', action='append', metavar='E',
-                        help='engine to measure; may be repeated (default: all installed)')
+                        help='engine to measure, or torch-compile; may be repeated (default: all '
+                             'installed)')
     parser.add_argument('--steps', type=positive, action='append', metavar='K',
-                        help='network calls per plan; may be repeated (default: 1, 2, 4, 8)')
+                        help='network calls per plan; may be repeated (default: 1, 2, 4, 8); '
+                             'counts that the policy does not serve are sampled by DDIM, 100 and '
+                             'more by DDPM')
     parser.add_argument('--threads', type=positive, action='append', metavar='N',
                         help='threads; may be repeated (default: 1)')
     parser.add_argument('--repeats', type=positive, default=200, metavar='R',
                         help='measurements of each row, rows taking turns (default 200)')
+    parser.add_argument('--plot', metavar='FILE.png', help='draw the rows')
     parser.add_argument('--seconds', type=positive, default=20, metavar='S',
                         help='node: how long to measure each image size (default 20)')
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
+    if args.what == 'node' and args.plot:
+        raise DprtError('--plot draws engines; --what node has other rows')
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
         use_own_domain()
         use_large_image_profile()
         from diffusion_policy_rt.replay.bench_node import bench_node
-        rows = bench_node(args.policy, args.seconds, (args.engine or ['auto'])[0],
-                          (args.steps or [1])[0])
+        rows = bench_node((args.policy or ['pusht'])[0], args.seconds,
+                          (args.engine or ['auto'])[0], (args.steps or [1])[0])
     else:
         rows = bench_engines(args)
     print(table(rows))
+    if args.plot:
+        with extra('--plot', 'demo'):
+            from diffusion_policy_rt.replay.bench_plot import write_plot
+        write_plot(Path(args.plot), rows)
     write_json(args.json, {'rows': rows, 'provenance': provenance()})
 
 
@@ -55,8 +79,24 @@ def bench_engines(args: argparse.Namespace) -> list[dict]:
     parts = (args.what,) if args.what else PARTS[:-1]
     options = (parts, args.engine, args.steps or [1, 2, 4, 8], args.threads or [1], args.repeats)
     if args.size == 'small':
-        return bench(args.policy, *options)
-    with extra('--size base', 'train'):
-        from diffusion_policy_rt.train.base import write_base
+        return bench(args.policy or ['pusht'], *options)
     with tempfile.TemporaryDirectory() as folder:
-        return bench(str(write_base(Path(folder) / 'base')), *options)
+        return bench(write_sizes(args, Path(folder)), *options)
+
+
+def write_sizes(args: argparse.Namespace, folder: Path) -> list[str]:
+    """Write the base network in every data type that was asked for; return the folders."""
+    with extra('--size base', 'train'):
+        from diffusion_policy_rt.train.base import base_spec, quantize_base, write_base
+
+    spec = base_spec(args.cameras, args.image, args.horizon)
+    source, folders = write_base(folder / 'fp32', spec), []
+    for dtype in args.dtype or ('fp32', 'int8-dynamic'):
+        if dtype == CONVOLUTIONS:
+            made = write_base(folder / dtype, spec, products=False)
+        elif dtype == 'fp32':
+            made = source
+        else:
+            made = quantize_base(source, folder / dtype, dtype.removeprefix('int8-'))
+        folders.append(str(made.folder))
+    return folders

@@ -36,7 +36,7 @@ def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add --engine."""
     parser.add_argument('--engine', default='auto', metavar='E',
-                        help='auto, onnxruntime or torch (default auto)')
+                        help='auto, onnxruntime, tensorrt or torch (default auto)')
 
 
 def add_floor_data(parser: argparse.ArgumentParser) -> None:

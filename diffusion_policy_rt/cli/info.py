@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from diffusion_policy_rt.cli.common import write_json
+from diffusion_policy_rt.cli.common import table, write_json
 from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
+from diffusion_policy_rt.engines.load import load_engine
+from diffusion_policy_rt.engines.parity import deviation
+from diffusion_policy_rt.errors import DprtError
 
 HELP = 'Show what a bundle is: spec, sizes, data types, step counts, hashes.'
 
@@ -15,10 +18,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('policy', nargs='?', default='pusht', metavar='P',
                         help='bundle folder, or the name of a shipped bundle (default pusht)')
+    parser.add_argument('--engine', default='auto', metavar='E',
+                        help='engine whose execution is looked into (default auto)')
+
+
+def executed(bundle: Bundle, engine: str) -> dict[str, Any]:
+    """Return what each product of the bundle is executed in here, or why no engine runs it."""
+    try:
+        made = load_engine(bundle, engine)
+    except DprtError as error:
+        return {'engine': None, 'reason': str(error)}
+    found = deviation(bundle, made)
+    return {'engine': made.name, 'deviation': found and found[0], 'tolerance': found and found[1],
+            'dtypes': dict(made.dtypes), 'layers': {
+        part: [{'layer': layer.name, 'op': layer.op, 'dtype': layer.dtype} for layer in layers]
+        for part, layers in made.executed.items()}}
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """Return everything `--json` holds."""
+    """Return everything `--json` holds about the bundle itself."""
     return {'folder': str(bundle.folder), 'sha256': bundle.digest,
             'spec': bundle.spec.to_json(), 'steps': list(bundle.spec.steps),
             'bytes': sum(entry['bytes'] for entry in bundle.files.values()),
@@ -27,10 +45,21 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             'quality': dict(bundle.quality), 'provenance': dict(bundle.provenance)}
 
 
+def summary(ran: dict[str, Any]) -> str:
+    """Return one line: each part's types on this engine."""
+    if not ran['engine']:
+        return ran['reason']
+    off = ran['deviation']
+    parity = '' if off is None else (
+        f'; {off:.2g} from the stored outputs (at most {ran["tolerance"]:.2g})')
+    return f'{ran["engine"]}: ' + '; '.join(
+        f'{part} {dtype}' for part, dtype in ran['dtypes'].items()) + parity
+
+
 def run(args: argparse.Namespace) -> None:
     """Print the description of one bundle."""
     bundle = read_bundle(args.policy)
-    result, spec = describe(bundle), bundle.spec
+    result, spec = {**describe(bundle), 'executed': executed(bundle, args.engine)}, bundle.spec
     cameras = ', '.join(f'{c.name} {c.width}x{c.height}' for c in spec.cameras)
     rows = {
         'policy': f'{spec.name} ({bundle.folder})', 'sha256': bundle.digest,
@@ -41,7 +70,10 @@ def run(args: argparse.Namespace) -> None:
         'steps': ', '.join(map(str, spec.steps)), 'parametrisation': spec.precond.kind,
         'model': f'{bundle.model.get("encoder")} {bundle.model.get("denoiser")}',
         'size': f'{result["bytes"] / 1e6:.1f} MB', 'dtypes': bundle.dtypes,
+        'runs as': summary(result['executed']),
         'quality': bundle.quality or 'not measured', 'made by': bundle.provenance}
     for key, value in rows.items():
         print(f'{key:>16}  {value}')
+    for part, layers in result['executed'].get('layers', {}).items():
+        print(f'\n{part}\n{table(layers)}')
     write_json(args.json, result)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
 
-COMMANDS = ('demo', 'expert', 'train', 'distill', 'eval', 'table', 'infer', 'bench', 'soak',
-            'info')
+COMMANDS = ('demo', 'expert', 'train', 'distill', 'quantize', 'export', 'eval', 'table', 'infer',
+            'bench', 'soak', 'info')
 """One module of this package each: `HELP`, `add_arguments(parser)` and `run(args)`."""
 
 

@@ -154,6 +154,18 @@ def write_bundle(folder: Path, manifest: Mapping[str, Any],
     return read_bundle(folder)
 
 
+def copy_bundle(bundle: Bundle, folder: Path, quality: Mapping[str, Any]) -> Bundle:
+    """Write the bundle to another folder with what was measured of it."""
+    def fill(partial: Path) -> None:
+        for name in bundle.files:
+            shutil.copyfile(bundle.path(name), partial / name)
+
+    manifest = json.loads((bundle.folder / MANIFEST).read_text())
+    kept = {key: manifest[key] for key in KEYS if key in manifest and key not in (
+        'format', 'files')}
+    return write_bundle(folder, {**kept, 'quality': {**bundle.quality, **quality}}, fill)
+
+
 def _replace(new: Path, folder: Path) -> None:
     if not folder.exists():
         os.rename(new, folder)

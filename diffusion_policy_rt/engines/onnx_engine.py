@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 
-from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
+from diffusion_policy_rt.engines.cpu import saturates
+from diffusion_policy_rt.engines.executed import check_executed, read_profile, summary
+from diffusion_policy_rt.engines.weights import (
+    check_scales, part_of, read_header)
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.runtime.ports import Layer
 from diffusion_policy_rt.runtime.precond import denoise
 
 
-def _session(bundle: Bundle, graph: str, threads: int) -> onnxruntime.InferenceSession:
+def make_session(graph: Path, threads: int, profile: str = '') -> onnxruntime.InferenceSession:
+    """Load a graph; EngineError where ONNX Runtime cannot. `profile` begins a profile's path."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # idle workers must sleep, not spin: the tick and the camera callbacks need the cores
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    if saturates():
+        options.add_session_config_entry('session.x64quantprecision', '1')
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     try:
-        return onnxruntime.InferenceSession(
-            str(bundle.path(f'{graph}.onnx')), options, providers=['CPUExecutionProvider'])
+        return onnxruntime.InferenceSession(str(graph), options,
+                                            providers=['CPUExecutionProvider'])
     except Exception as error:  # onnxruntime's errors share no narrower base
-        raise EngineError(f'onnxruntime cannot load {graph}.onnx: {error}') from error
+        raise EngineError(f'onnxruntime cannot load {graph.name}: {error}') from error
+
+
+def open_graph(graph: Path, threads: int) -> tuple[onnxruntime.InferenceSession, list[Layer]]:
+    """Load a graph, run it once and return it with the products that it executed."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = make_session(graph, threads, str(Path(folder) / 'profile'))
+        session.run(None, {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs()})
+        return session, read_profile(Path(session.end_profiling()))
 
 
 class OnnxEngine:
@@ -30,24 +52,30 @@ class OnnxEngine:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self._precond = bundle.spec.precond
-        self._encoders = {camera.name: _session(bundle, f'encoder_{camera.name}', threads)
-                          for camera in bundle.spec.cameras}
-        self._denoiser = _session(bundle, 'denoiser', threads)
-        sessions = {f'encoder_{n}': s for n, s in self._encoders.items()}
-        sessions['denoiser'] = self._denoiser
-        self.dtypes = {name: session.get_inputs()[0].type[7:-1].replace('float', 'float32')
-                       for name, session in sessions.items()}
+        stored = read_header(bundle.path(WEIGHTS))[0]
+        check_scales(bundle.path(WEIGHTS), stored)
+        self.sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self.executed: dict[str, list[Layer]] = {}
+        for part in [f'encoder_{camera.name}' for camera in bundle.spec.cameras] + ['denoiser']:
+            made = open_graph(bundle.path(f'{part}.onnx'), threads)
+            self.sessions[part], self.executed[part] = made
+            check_executed(part, self.executed[part], part_of(part, stored))
+        self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
+
+    def run(self, part: str, feed: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Run `encoder_<camera>` or `denoiser` on inputs by name; return its output [1, ...]."""
+        return self.sessions[part].run(None, dict(feed))[0]
 
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
         """Encode float32 [3, h, w] to float32 [L]."""
-        return self._encoders[camera].run(None, {'image': image[None]})[0][0]
+        return self.run(f'encoder_{camera}', {'image': image[None]})[0]
 
     def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
                 *c_stop: float) -> np.ndarray:
         """Run the raw network: x float32 [H, A], cond float32 [C] to float32 [H, A]."""
         levels = {name: np.array([level], np.float32)
                   for name, level in zip(('c_noise', 'c_stop'), (c_noise, *c_stop))}
-        return self._denoiser.run(None, {'x': x[None], 'cond': cond[None], **levels})[0][0]
+        return self.run('denoiser', {'x': x[None], 'cond': cond[None], **levels})[0]
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:

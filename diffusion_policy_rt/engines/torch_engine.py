@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from torch import nn
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
+from diffusion_policy_rt.engines.executed import summary
+from diffusion_policy_rt.engines.torch_weights import read_weights
 from diffusion_policy_rt.errors import EngineError
-from diffusion_policy_rt.model.policy import Policy
+from diffusion_policy_rt.model.policy import Policy, parts
+from diffusion_policy_rt.runtime.ports import Layer
 from diffusion_policy_rt.runtime.precond import denoise
+
+
+PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
 
 
 def load_policy(bundle: Bundle) -> Policy:
     """Build the bundle's networks with their weights; EngineError where these do not fit."""
     policy = Policy(bundle.spec, bundle.model)
     try:
-        policy.load_state_dict(load_file(bundle.path(WEIGHTS)))
-    except (RuntimeError, SafetensorError) as error:
+        policy.load_state_dict(read_weights(bundle.path(WEIGHTS), policy))
+    except RuntimeError as error:
         raise EngineError(f'{bundle.folder}: the weights do not fit the model: '
                           f'{str(error).splitlines()[-1].strip()}') from error
     return policy.eval()
 
 
-class TorchEngine:
-    """Encoder and Denoiser in eager torch."""
+class TorchNetworks:
+    """Both ports over a policy's networks, eager, where the policy lies."""
 
-    name = 'torch'
-
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        torch.set_num_threads(threads)
-        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-        self._precond = bundle.spec.precond
-        self._policy = load_policy(bundle).to(self._device)
-        self.dtypes = {name.split('.')[0]: str(p.dtype).removeprefix('torch.')
-                       for name, p in self._policy.named_parameters()}
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self._precond = policy, policy.spec.precond
+        self._device = next(policy.parameters()).device
 
     @torch.inference_mode()
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
@@ -58,3 +57,21 @@ class TorchEngine:
                 stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]."""
         return denoise(self.network, self._precond, x, sigma, cond, stop)
+
+
+class TorchEngine(TorchNetworks):
+    """A bundle in torch: eager, or through torch.compile."""
+
+    name = 'torch'
+
+    def __init__(self, bundle: Bundle, threads: int = 1, compiled: bool = False) -> None:
+        torch.set_num_threads(threads)
+        super().__init__(load_policy(bundle).to('cuda' if torch.cuda.is_available() else 'cpu'))
+        self.executed = {
+            part: [Layer(name, type(layer).__name__, str(layer.weight.dtype).split('.')[1])
+                   for name, layer in module.named_modules() if isinstance(layer, PRODUCTS)]
+            for part, module in parts(self._policy).items()}
+        self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
+        if compiled:
+            for module in parts(self._policy).values():
+                module.compile()

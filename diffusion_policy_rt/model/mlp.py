@@ -17,10 +17,11 @@ class ResidualLayer(nn.Module):
         self.film = nn.Sequential(nn.Mish(), nn.Linear(features, width * 2))
         self.first = nn.Linear(width, width)
         self.second = nn.Linear(width, width)
+        self.activation = nn.Mish()
 
     def forward(self, h: Tensor, features: Tensor) -> Tensor:
         scale, shift = self.film(features).chunk(2, dim=-1)
-        return h + self.second(nn.functional.mish(self.first(self.norm(h)) * (1 + scale) + shift))
+        return h + self.second(self.activation(self.first(self.norm(h)) * (1 + scale) + shift))
 
 
 class MLPDenoiser(nn.Module):

@@ -75,3 +75,9 @@ class Policy(nn.Module):
         """Encode {camera: [B, n_obs, 3, h, w]} to {camera: [B, n_obs, L]}."""
         return {name: self.encoders[name](x.flatten(0, 1)).unflatten(0, x.shape[:2])
                 for name, x in images.items()}
+
+
+def parts(policy: Policy) -> dict[str, nn.Module]:
+    """Return the networks that run one by one: `encoder_<camera>` of each camera, `denoiser`."""
+    encoders = {f'encoder_{name}': net for name, net in policy.encoders.items()}
+    return {**encoders, 'denoiser': policy.denoiser}

@@ -80,7 +80,7 @@ def bench_node(policy: str, seconds: int, engine: str, steps: int) -> list[dict[
     bundle = read_bundle(policy)
     measured = [_measure(str(bundle.folder.resolve()), bundle.spec, size, seconds, engine, steps)
                 for size in SIZES]
-    parts = bench(policy, ('denoiser', 'encoder'), None if engine == 'auto' else [engine], [1],
+    parts = bench([policy], ('denoiser', 'encoder'), None if engine == 'auto' else [engine], [1],
                   [1], 200)
     own = {row['what']: row['p50_s'] for row in parts if row['engine'] == parts[0]['engine']}
     engine_s = own['encoder'] * len(bundle.spec.cameras) + own['denoiser'] * steps

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS
-from diffusion_policy_rt.replay.bench import planner, take_turns
+from diffusion_policy_rt.engines.timing import take_turns
+from diffusion_policy_rt.replay.bench import planner
 from diffusion_policy_rt.replay.compare import paired_difference
 from diffusion_policy_rt.replay.evaluate import summarise
 from diffusion_policy_rt.replay.tabulate import Subject

@@ -65,7 +65,7 @@ class EngineProcess:
                 [sys.executable, '-m', __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()])
         self._line = Connection(ours.detach())
-        self.name, self.dtypes = self._ask(LOAD_S, *self._wish)
+        self.name, self.dtypes, self.executed = self._ask(LOAD_S, *self._wish)
 
     def _call(self, *request: Any) -> np.ndarray:
         with self._lock:
@@ -103,7 +103,7 @@ def serve(line: Connection) -> None:
     except Exception as error:  # whatever it is, the parent tells it
         line.send((False, str(error)))
         return
-    line.send((True, (engine.name, dict(engine.dtypes))))
+    line.send((True, (engine.name, dict(engine.dtypes), dict(engine.executed))))
     while True:
         method, *arguments = line.recv()
         try:

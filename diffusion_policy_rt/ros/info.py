@@ -24,6 +24,8 @@ def policy_info(bundle: Bundle, engine: Engine,
         'steps': list(spec.steps),
         'engine': engine.name,
         'dtypes': dict(engine.dtypes),
+        'layers': {part: {layer.name: layer.dtype for layer in layers}
+                   for part, layers in engine.executed.items()},
         'stored_dtypes': dict(bundle.dtypes),
         'bits': {name: bits(str(dtype)) for name, dtype in bundle.dtypes.items()},
         'calibration': bundle.provenance.get('calibration'),

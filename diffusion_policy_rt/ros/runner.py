@@ -13,6 +13,7 @@ from std_msgs.msg import Float64MultiArray, String
 
 from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.load import load_engine
+from diffusion_policy_rt.engines.parity import check_parity
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.diagnostics import OK, Monitor, Status, to_message
 from diffusion_policy_rt.ros.engine_process import EngineProcess
@@ -52,7 +53,7 @@ class Runner:
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
                                chosen.limits, output.velocity, chosen.rules)
         self.loop.cache.capacity = chosen.cache_capacity
-        table = self._warm_up()
+        table = self._warm_up(bundle)
         node.get_logger().info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
             f'{n} steps {1e3 * (t["p50"] or 0):.1f}/{1e3 * (t["p99"] or 0):.1f} ms'
             for n, t in table.items()))
@@ -65,8 +66,10 @@ class Runner:
             'policy': spec.name, 'digest': bundle.digest, **engine.dtypes})
         self._connect(chosen, json.dumps(policy_info(bundle, engine, table)))
 
-    def _warm_up(self) -> dict[int, dict[str, float | None]]:
+    def _warm_up(self, bundle: Bundle) -> dict[int, dict[str, float | None]]:
+        engine = self.loop.engine
         try:
+            check_parity(bundle, engine, engine.name)
             table = warm_up(self.loop)
             check_deadline(self.loop, table)
         except Exception:

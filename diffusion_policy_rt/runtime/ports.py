@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One product - a linear layer or a convolution - as an engine executes it."""
+
+    name: str
+    op: str
+    dtype: str
+    """Of the weights as they enter the product: int8, float32, ..."""
 
 
 class Encoder(Protocol):
@@ -32,4 +43,6 @@ class Engine(Encoder, Denoiser, Protocol):
     name: str
     """`onnxruntime`, `torch`, ..."""
     dtypes: dict[str, str]
-    """Part -> data type of its products as executed."""
+    """Part -> data type of its products as executed, or `int8 38, float32 3` where they differ."""
+    executed: dict[str, list[Layer]]
+    """Part -> its products in order of execution."""

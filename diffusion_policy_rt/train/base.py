@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffusion_policy_rt.engines.bundle import Bundle
@@ -12,31 +13,50 @@ from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.runtime.schedule import default_schedules, squared_cosine_levels
 from diffusion_policy_rt.spec import (
     ActionSpec, CameraSpec, PolicySpec, Preconditioning, VectorSpec)
-from diffusion_policy_rt.train.export import export_bundle
+from diffusion_policy_rt.train.export import export_bundle, graphs
+from diffusion_policy_rt.train.quantize.forms import named
+from diffusion_policy_rt.train.quantize.run import make_parts, write
 
 MODEL = {'encoder': {'kind': 'resnet', 'keypoints': 32, 'latent_dim': 64},
          'denoiser': {'kind': 'unet', 'down_dims': [512, 1024, 2048]}}
+NOTE = {'training': {'note': 'random weights, never trained'}, 'quality': {}, 'provenance': {}}
+CALIBRATION = 4
+"""Random inputs per network that ranges are calibrated on; only the speed is of interest."""
 
 
-def base_spec(cameras: int = 1) -> PolicySpec:
+def base_spec(cameras: int = 1, image: int = 96, horizon: int = 16) -> PolicySpec:
     """Return the spec of Chi et al. 2023's image policies: 96 px cropped to 84, horizon 16."""
     names = ('x', 'y')
     vector: dict[str, Any] = {
         'names': names, 'units': ('',) * 2, 'low': (-1.0,) * 2, 'high': (1.0,) * 2,
         'offset': (0.0,) * 2, 'scale': (1.0,) * 2}
-    precond = Preconditioning('ddpm', 1.0, tuple(squared_cosine_levels(100)))
+    precond, crop = Preconditioning('ddpm', 1.0, tuple(squared_cosine_levels(100))), image * 7 // 8
     return PolicySpec(
-        name='base', cameras=tuple(CameraSpec(f'camera{i}', 96, 96, 64, (84, 84))
+        name='base', cameras=tuple(CameraSpec(f'camera{i}', image, image, 64, (crop, crop))
                                    for i in range(cameras)),
-        state=VectorSpec(**vector), action=ActionSpec(**vector), n_obs=2, horizon=16,
+        state=VectorSpec(**vector), action=ActionSpec(**vector), n_obs=2, horizon=horizon,
         n_action_steps=8, rate=10.0, precond=precond,
         schedules=default_schedules(precond, (1, 2, 4, 8, 10, 100)))
 
 
-def write_base(folder: Path) -> Path:
-    """Write a base bundle with random weights (seed 0) and return its folder."""
+def write_base(folder: Path, spec: PolicySpec, products: bool = True) -> Bundle:
+    """Write a base bundle with random weights (seed 0) to `folder`."""
     torch.manual_seed(0)
-    policy = Policy(base_spec(), MODEL)
-    bundle: Bundle = export_bundle(policy, MODEL, folder, {
-        'training': {'note': 'random weights, never trained'}, 'quality': {}, 'provenance': {}})
-    return bundle.folder
+    return export_bundle(Policy(spec, MODEL), MODEL, folder, NOTE, products)
+
+
+def quantize_base(source: Bundle, folder: Path, denoiser: str) -> Bundle:
+    """Write it with the denoiser in a form (`dynamic`, ...), the encoders in static int8.
+
+    There is no policy whose fidelity a gate could ask for.
+    """
+    rng = np.random.default_rng(0)
+    with torch.device('meta'):  # for the shapes of its inputs only
+        shapes = Policy(source.spec, MODEL)
+    feeds = {name: [{key: rng.standard_normal(tuple(t.shape), np.float32)
+                     for key, t in inputs.items()} for _ in range(CALIBRATION)]
+             for name, (_, inputs, _) in graphs(shapes).items()}
+    made = make_parts(source, feeds)
+    for part in made:
+        part.form = named(denoiser if part.name == 'denoiser' else 'static')
+    return write(source, made, {part.name: [] for part in made}, folder, NOTE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import copy
+import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,39 +13,49 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, numpy_helper
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 from torch import nn
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
 from diffusion_policy_rt.engines.load import load_engine
-from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.engines.parity import check_parity, write_parity
+from diffusion_policy_rt.engines.torch_engine import TorchNetworks
+from diffusion_policy_rt.engines.weights import (
+    OWN, PRODUCTS, Stored, prefix_of, read_header)
+from diffusion_policy_rt.model.lower import lower
 from diffusion_policy_rt.model.policy import Policy
 
 OPSET = 17
 
 
 def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
-                  facts: Mapping[str, Any]) -> Bundle:
-    """Write the bundle and check that both engines give the same outputs.
+                  facts: Mapping[str, Any], products: bool = True) -> Bundle:
+    """Write the bundle, with outputs of its networks, and check that the CPU engine gives these.
+
+    Layers are written as gather and matrix product, or where not `products` as they are.
 
     `model` is the networks' configuration; `facts` holds `training`, `quality`, `provenance`.
     """
     policy = policy.cpu().eval()
+    written = lower(copy.deepcopy(policy)) if products else policy
 
     def fill(partial: Path) -> None:
-        tensors = {name: t.contiguous() for name, t in policy.state_dict().items()}
-        save_file(tensors, partial / WEIGHTS)
-        offsets = tensor_offsets(partial / WEIGHTS)
-        for name, (module, inputs, output) in graphs(policy).items():
+        tensors = {name: np.ascontiguousarray(t.numpy())
+                   for name, t in written.state_dict().items()}
+        save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS if products else OWN})
+        stored = read_header(partial / WEIGHTS)[0]
+        for name, (module, inputs, output) in graphs(written).items():
             path = partial / f'{name}.onnx'
-            _export(module, inputs, output, path)
-            prefix = name.replace('encoder_', 'encoders.', 1) + '.'
-            share_weights(path, {k: v for k, v in offsets.items() if k.startswith(prefix)},
-                          policy.state_dict())
+            export_graph(module, inputs, output, path)
+            graph = onnx.load(str(path))
+            name_products(graph)
+            share_weights(graph, name, stored, tensors)
+            path.write_bytes(graph.SerializeToString())
+        write_parity(partial, policy.spec, TorchNetworks(policy))
 
     bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
                                    'dtypes': {'weights': 'float32'}}, fill)
-    check_parity(bundle)
+    check_parity(bundle, load_engine(bundle, 'onnxruntime'), 'onnxruntime')
     return bundle
 
 
@@ -63,60 +74,42 @@ def graphs(policy: Policy) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor]
     return made
 
 
-def _export(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
-            path: Path) -> None:
+def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
+                 path: Path) -> None:
+    """Write one network as an ONNX graph that holds its weights; shapes are those of `inputs`."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's own deprecation notices
         torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),
                           output_names=[output], opset_version=OPSET, dynamo=False)
 
 
-def tensor_offsets(path: Path) -> dict[str, tuple[int, int]]:
-    """Return each tensor's (offset, length) in bytes in a safetensors file."""
-    with path.open('rb') as file:
-        size = int.from_bytes(file.read(8), 'little')
-        header = json.loads(file.read(size))
-    return {name: (8 + size + entry['data_offsets'][0],
-                   entry['data_offsets'][1] - entry['data_offsets'][0])
-            for name, entry in header.items() if name != '__metadata__'}
+def name_products(graph: onnx.ModelProto) -> None:
+    """Call each product by the layer whose weight it reads, for the audit of what was executed."""
+    weights = {i.name for i in graph.graph.initializer if i.name.endswith('.weight')}
+    for node in graph.graph.node:
+        if node.op_type in ('MatMul', 'Conv') and node.input[1] in weights:
+            node.name = node.input[1].removesuffix('.weight')
 
 
-def share_weights(path: Path, offsets: Mapping[str, tuple[int, int]],
-                  tensors: Mapping[str, torch.Tensor]) -> None:
-    """Make the graph's initialisers refer to equal tensors in the weights file, by their bytes."""
-    held = {tensors[name].numpy().tobytes(): where for name, where in offsets.items()}
-    graph = onnx.load(str(path))
+def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored],
+                  tensors: Mapping[str, np.ndarray]) -> None:
+    """Make the part's initialisers refer to equal tensors in the weights file, by their bytes.
+
+    `tensors` are what the file holds. Small ones stay in the graph.
+    """
+    prefix = prefix_of(part)
+    held = {_digest(tensors[name]): where for name, where in stored.items()
+            if name.startswith(prefix)}
     for initialiser in graph.graph.initializer:
-        where = held.get(numpy_helper.to_array(initialiser).tobytes())
-        if where is None or where[1] < 256:
+        where = held.get(_digest(numpy_helper.to_array(initialiser)))
+        if where is None or where.length < 256:
             continue
         initialiser.ClearField('raw_data')
         initialiser.data_location = TensorProto.EXTERNAL
-        for key, value in (('location', WEIGHTS), ('offset', where[0]), ('length', where[1])):
+        for key, value in (('location', WEIGHTS), ('offset', where.offset),
+                           ('length', where.length)):
             initialiser.external_data.add(key=key, value=str(value))
-    path.write_bytes(graph.SerializeToString())
 
 
-def check_parity(bundle: Bundle, tolerance: float = 1e-4) -> float:
-    """Return the largest relative difference between torch and ONNX Runtime on random inputs.
-
-    Raises EngineError above `tolerance`.
-    """
-    rng = np.random.default_rng(0)
-    engines = [load_engine(bundle, name) for name in ('torch', 'onnxruntime')]
-    spec, worst = bundle.spec, 0.0
-    for camera in spec.cameras:
-        image = rng.uniform(-1, 1, (3, *camera.input_size)).astype(np.float32)
-        worst = max(worst, _difference(*(e.encode(camera.name, image) for e in engines)))
-    cond = rng.standard_normal(spec.cond_dim).astype(np.float32)
-    noise = rng.standard_normal((spec.horizon, len(spec.action)))
-    for sigma, stop in {(*s.sigmas, 0.0)[:2] for s in spec.schedules.values()}:
-        worst = max(worst, _difference(*(
-            e.denoise(sigma * noise, sigma, cond, stop) for e in engines)))
-    if worst > tolerance:
-        raise EngineError(f'{bundle.folder}: torch and onnxruntime differ by {worst:.2g}')
-    return worst
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.abs(a - b).max() / max(1e-6, np.abs(a).max()))
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(array).data).digest()

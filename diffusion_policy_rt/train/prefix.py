@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion_policy_rt.runtime.prefix import PrefixLayout
 
-NONE_SHARE = 0.5
+NONE_SHARE = 0.75
 """Share of the samples without a prefix: what runs without latency must not be learned less."""
 
 

@@ -1,0 +1,110 @@
+"""Stored weights as torch tensors: of a bundle, or of a checkpoint that modelopt exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from diffusion_policy_rt.engines.weights import (
+    PRODUCTS, SCALE, ZERO, check_scales, read_header, scales)
+from diffusion_policy_rt.errors import BundleError
+from diffusion_policy_rt.model.lower import is_product, raise_weights
+
+
+def read_weights(path: Path, module: nn.Module) -> dict[str, Tensor]:
+    """Return the file's weights in float32 and in the forms that `module`'s layers have.
+
+    Quantized tensors are multiplied by their scales. BundleError for a damaged file or a scale
+    that does not fit its tensor.
+    """
+    header, metadata = read_header(path)
+    check_scales(path, header)
+    try:
+        with safe_open(path, 'pt') as file:
+            tensors = {name: file.get_tensor(name) for name in header}
+    except SafetensorError as error:
+        raise BundleError(f'{path}: {error}; copy it again') from error
+    products = metadata.get('layout') == PRODUCTS
+    layers = dict(module.named_modules())
+    names = set(module.state_dict())
+    quantized = scales(header)
+    weights = {name: tensors[name].float() for name in tensors if name in names}
+    for name in quantized.keys() & names:
+        layer = layers[name.rpartition('.')[0]]
+        axis = _channels(layer, products, tensors[name].ndim)
+        weights[name] = _dequantize(path, name, tensors, axis)
+    return raise_weights(module, weights) if products else weights
+
+
+def _channels(layer: nn.Module, products: bool, ndim: int) -> int:
+    """Return which dimension of the stored tensor counts the layer's outputs."""
+    if ndim < 2:
+        return 0
+    if products and is_product(layer):
+        return 1
+    return 1 if isinstance(layer, nn.ConvTranspose1d) else 0
+
+
+def _dequantize(path: Path, name: str, tensors: Mapping[str, Tensor], axis: int) -> Tensor:
+    value, scale = tensors[name].float(), tensors[name + SCALE].float()
+    zero = tensors.get(name + ZERO)
+    shape = [1] * value.ndim
+    shape[axis] = -1
+    if scale.numel() not in (1, value.shape[axis]):
+        raise BundleError(f'{path}: {name}{SCALE} has {scale.numel()} values for '
+                          f'{value.shape[axis]} channels; quantize again')
+    if zero is not None:
+        value = value - zero.float().reshape(shape if zero.numel() > 1 else [1] * value.ndim)
+    value = value * scale.reshape(shape if scale.numel() > 1 else [1] * value.ndim)
+    before = tensors.get(name.removesuffix('weight') + 'pre_quant_scale')
+    if before is not None:  # SmoothQuant: the input was divided by it
+        value = value * before.float().reshape(1, -1, *[1] * (value.ndim - 2))
+    return value
+
+
+QUANT_CONFIG = 'hf_quant_config.json'
+ALGORITHMS = ('FP8', 'FP8_PER_CHANNEL_PER_TOKEN', 'W8A16', 'W8A8_SQ_PER_CHANNEL')
+"""modelopt's names of the formats with one scale per tensor or per output channel."""
+
+
+def read_checkpoint(folder: Path, module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a folder that modelopt exported, in float32.
+
+    It holds `hf_quant_config.json` and one or more safetensors files. Raises BundleError for
+    formats that pack several values in a byte, and for layers that are missing or unknown.
+    """
+    _check_algorithm(folder / QUANT_CONFIG)
+    files = sorted(folder.glob('*.safetensors'))
+    if not files:
+        raise BundleError(f'{folder} holds no safetensors file; give the folder that modelopt '
+                          'exported')
+    weights: dict[str, Tensor] = {}
+    for path in files:
+        weights |= read_weights(path, module)
+    wanted = module.state_dict()
+    odd = sorted(set(wanted) - set(weights)) or sorted(
+        name for name, tensor in wanted.items() if tensor.shape != weights[name].shape)
+    if odd:
+        raise BundleError(f'{folder} has no {odd[0]} of shape {list(wanted[odd[0]].shape)}; it '
+                          'must be the checkpoint of this policy')
+    return weights
+
+
+def _check_algorithm(path: Path) -> None:
+    try:
+        said = json.loads(path.read_text())['quantization']
+        layers = said.get('quantized_layers', {}).values()
+        named = {said['quant_algo'], *(layer['quant_algo'] for layer in layers)}
+    except OSError as error:
+        raise BundleError(f'cannot read {path}: {error.strerror}; give the folder that modelopt '
+                          'exported') from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BundleError(f'{path} is damaged; export the checkpoint again') from error
+    unknown = sorted(named - {*ALGORITHMS, 'MIXED_PRECISION', None})
+    if unknown:
+        raise BundleError(f'{path}: format {unknown[0]} is not read; use one of '
+                          f'{", ".join(ALGORITHMS)}')

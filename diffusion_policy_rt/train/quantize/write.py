@@ -1,0 +1,79 @@
+"""A quantized bundle: 8-bit tensors and their scales in place of the fp32 ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
+from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
+from diffusion_policy_rt.engines.parity import TOLERANCE, Networks, deviation, write_parity
+from diffusion_policy_rt.engines.weights import (
+    SCALE, ZERO, prefix_of, read_header)
+from diffusion_policy_rt.train.export import share_weights
+
+QUANTIZED = '_quantized'
+"""What ONNX Runtime's quantizers append to the name of a tensor."""
+ANY, SLACK = 1e9, 2.0
+"""Tolerances: while the deviation is measured, and of other machines relative to it."""
+
+
+def read_graph(bundle: Bundle, part: str) -> onnx.ModelProto:
+    """Return a part's graph with its weights."""
+    return onnx.load(str(bundle.path(f'{part}.onnx')))
+
+
+def take(part: str, graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:
+    """Put a graph's 8-bit tensors and their scales in the places of the fp32 ones."""
+    held = {i.name: numpy_helper.to_array(i) for i in graph.graph.initializer}
+    for name in [n for n in held if n.endswith(QUANTIZED)]:
+        plain = name.removesuffix(QUANTIZED)
+        stored = prefix_of(part) + plain
+        if stored not in tensors:
+            continue
+        scale = held.get(plain + SCALE, held.get(name + SCALE))
+        zero = held.get(plain + ZERO, held.get(name + ZERO))
+        tensors[stored] = held[name]
+        tensors[stored + SCALE] = np.asarray(scale)
+        if zero is not None and np.any(zero):
+            tensors[stored + ZERO] = np.asarray(zero)
+
+
+def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
+                    dtypes: Mapping[str, str], folder: Path,
+                    facts: Mapping[str, Any], networks: Networks | None = None) -> Bundle:
+    """Write a bundle of these graphs; `source` is the fp32 bundle that they were made from.
+
+    `facts` holds `training`, `quality`, `provenance`. `networks` compute what the bundle will,
+    where ONNX Runtime does not.
+    """
+    layout = read_header(source.path(WEIGHTS))[1]
+    tensors = load_file(source.path(WEIGHTS))
+    for part, graph in graphs.items():
+        take(part, graph, tensors)
+
+    manifest = {'spec': source.spec.to_json(), 'model': dict(source.model), **facts,
+                'dtypes': dict(dtypes)}
+
+    def fill(target: Path, tolerance: float) -> None:
+        save_file(tensors, target / WEIGHTS, layout)
+        stored = read_header(target / WEIGHTS)[0]
+        for part, graph in graphs.items():
+            made = onnx.ModelProto()
+            made.CopyFrom(graph)
+            share_weights(made, part, stored, tensors)
+            (target / f'{part}.onnx').write_bytes(made.SerializeToString())
+        write_parity(target, source.spec, reference, tolerance)
+
+    reference = OnnxEngine(source)
+    made = write_bundle(folder, manifest, partial(fill, tolerance=ANY))
+    found = deviation(made, networks or OnnxEngine(made))
+    return write_bundle(folder, manifest, partial(
+        fill, tolerance=max(TOLERANCE, SLACK * found[0] if found else 0.0)))
