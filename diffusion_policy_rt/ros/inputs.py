@@ -62,7 +62,8 @@ class Inputs:
 
     def _take(self, name: str, store: Callable[[Any, int], None], msg: Any) -> None:
         now = self._now_ns()
-        self._monitor.received(name, now, _form(msg))
+        stamp = msg.header.stamp
+        self._monitor.received(name, now, _form(msg), stamp.sec * 1_000_000_000 + stamp.nanosec)
         try:
             store(msg, now)
         except DprtError as error:
