@@ -16,6 +16,7 @@ PROGRAMS = {
     'dprt': 'cli.main',
     'policy_node': 'ros.policy_node',
     'pusht_node': 'ros.pusht_node',
+    'bag_player': 'ros.bag_player',
 }
 FORWARD = '#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/../../bin/{}" "$@"\n'
 
@@ -50,7 +51,8 @@ def shared(folder, *suffixes):
 
 
 SIM = ['gym-pusht']
-DEMO = [*SIM, 'matplotlib', 'rosbags', 'tqdm']
+# lz4 and zstd: what damaged bags are unpacked with; rosbags itself needs them
+DEMO = [*SIM, 'backports.zstd', 'lz4', 'matplotlib', 'rosbags', 'tqdm']
 TRAIN = ['av', 'onnx', 'pyarrow', 'safetensors', 'torch>=2.8', 'tqdm',
          'zarr>=3; python_version >= "3.11"', 'zarr<3; python_version < "3.11"']
 # modelopt imports the last two without declaring them
@@ -87,8 +89,8 @@ setup(
         # for machines without a ROS 2 installation: real rclpy over real DDS
         'ros': [f'ros-jazzy-{package}' for package in (
             'ament-index-python', 'builtin-interfaces', 'diagnostic-msgs', 'geometry-msgs',
-            'lifecycle-msgs', 'rcl-interfaces', 'rclpy', 'rmw-fastrtps-cpp', 'sensor-msgs',
-            'std-msgs', 'std-srvs', 'trajectory-msgs')],
+            'lifecycle-msgs', 'rcl-interfaces', 'rclpy', 'rmw-fastrtps-cpp', 'rosgraph-msgs',
+            'sensor-msgs', 'std-msgs', 'std-srvs', 'trajectory-msgs')],
     },
     cmdclass={'install_data': InstallData},
     entry_points={'console_scripts': [

@@ -7,9 +7,9 @@ from diffusion_policy_rt.errors import BundleError, EngineError, SpecError
 from diffusion_policy_rt.replay.episode import (
     Episode, PolicyController, RandomController, run_episode)
 from diffusion_policy_rt.replay.evaluate import (
-    Evaluation, bootstrap, continuity, default_steps, evaluate, make_controller, outcome,
-    summarise)
+    Evaluation, bootstrap, default_steps, evaluate, make_controller, outcome, summarise)
 from diffusion_policy_rt.replay.pictures import write_sheet
+from diffusion_policy_rt.replay.seams import continuity
 from diffusion_policy_rt.sim.pusht import MAX_STEPS, PushT
 
 

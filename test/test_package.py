@@ -23,8 +23,8 @@ NAME = 'diffusion_policy_rt'
 MEBIBYTE = 2**20
 DEBIAN = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
 """Name of an import -> what package.xml calls it."""
-REQUIREMENT = {'cv2': 'opencv-python', 'gym_pusht': 'gym-pusht', 'modelopt': 'nvidia-modelopt',
-               'yaml': 'pyyaml'}
+REQUIREMENT = {'backports': 'backports.zstd', 'cv2': 'opencv-python',
+               'gym_pusht': 'gym-pusht', 'modelopt': 'nvidia-modelopt', 'yaml': 'pyyaml'}
 """Name of an import -> what setup.py calls it."""
 COLCON = shutil.which('colcon', path=f'{Path(sys.executable).parent}:{os.environ["PATH"]}')
 OPTIONAL = {'tensorrt'}
@@ -98,7 +98,7 @@ def test_one_version(manifest, setup_arguments):
 def test_every_import_is_declared(manifest, setup_arguments):
     depends = {element.text for element in manifest.iter('exec_depend')}
     extras = sum(setup_arguments['extras_require'].values(), [])
-    requirements = {re.match(r'[\w-]+', text)[0].lower()
+    requirements = {re.match(r'[\w.-]+', text)[0].lower()
                     for text in (*setup_arguments['install_requires'], *extras)}
     for name, path in {**imported(ROOT / NAME), **imported(ROOT / 'launch')}.items():
         declared = name in OPTIONAL or DEBIAN.get(name, name) in depends
@@ -161,7 +161,7 @@ def test_packages_are_complete(setup_arguments):
 def test_entry_points(setup_arguments):
     programs = dict(re.split(r'\s*=\s*', text)
                     for text in setup_arguments['entry_points']['console_scripts'])
-    assert set(programs) == {'dprt', 'policy_node', 'pusht_node'}
+    assert set(programs) == {'dprt', 'policy_node', 'pusht_node', 'bag_player'}
     for target in programs.values():
         module, function = target.split(':')
         if '.ros.' in module:

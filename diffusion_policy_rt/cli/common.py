@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.files import whole_file
+from diffusion_policy_rt.text import show
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.selection import ClosedLoop
 
 
-def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
-    """Add --policy, --engine, --threads, --steps and --seed, whose default is `seed`."""
-    parser.add_argument('--policy', default='pusht', metavar='P',
-                        help='bundle folder, or the name of a shipped bundle (default pusht)')
-    add_engine(parser)
+def add_policy(parser: argparse.ArgumentParser, seed: int = 0, several: bool = False) -> None:
+    """Add --policy, --engine, --threads, --steps and --seed, whose default is `seed`.
+
+    With `several`, --policy and --engine may be repeated and have no default: they are lists.
+    """
+    many: dict[str, Any] = {'action': 'append', 'default': []} if several else {}
+    again = '; may be repeated, to compare' if several else ''
+    parser.add_argument('--policy', metavar='P', **(many or {'default': 'pusht'}),
+                        help=f'bundle folder, or the name of a shipped one (default pusht){again}')
+    add_engine(parser, many, again)
     parser.add_argument('--threads', type=positive, default=1, metavar='N',
                         help='threads per matrix product (default 1)')
     parser.add_argument('--steps', type=positive, default=0, metavar='K',
@@ -33,10 +39,11 @@ def add_policy(parser: argparse.ArgumentParser, seed: int = 0) -> None:
     add_seed(parser, seed)
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add --engine."""
-    parser.add_argument('--engine', default='auto', metavar='E',
-                        help='auto, onnxruntime, tensorrt or torch (default auto)')
+def add_engine(parser: argparse.ArgumentParser, many: dict[str, Any] | None = None,
+               again: str = '') -> None:
+    """Add --engine; `many` as `add_policy` has it."""
+    parser.add_argument('--engine', metavar='E', **(many or {'default': 'auto'}),
+                        help=f'auto, onnxruntime, tensorrt or torch (default auto){again}')
 
 
 def add_floor_data(parser: argparse.ArgumentParser) -> None:
@@ -137,11 +144,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     cells = [[str(key) for key in rows[0]], *([show(v) for v in row.values()] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return '\n'.join('  '.join(c.rjust(w) for c, w in zip(row, widths)) for row in cells)
-
-
-def show(value: Any) -> str:
-    """Return a value as text with at most four significant digits."""
-    return f'{value:.4g}' if isinstance(value, float) else '-' if value is None else str(value)
 
 
 def provenance() -> dict[str, Any]:

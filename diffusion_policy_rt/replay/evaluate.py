@@ -16,6 +16,7 @@ from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay.episode import (
     Controller, Episode, PolicyController, RandomController, run_episode)
 from diffusion_policy_rt.replay.nearest import Demonstrations, NearestController
+from diffusion_policy_rt.replay.seams import continuity
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
@@ -162,22 +163,6 @@ def outcome(episode: Episode) -> dict[str, Any]:
             'success': episode.success, 'coverage': max(episode.coverages),
             'steps': len(episode.coverages), 'jerk': episode.jerk,
             'seam_jumps': seam.round(1).tolist(), 'chunk_jumps': within.round(1).tolist()}
-
-
-def continuity(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    """Return how far targets jump where one chunk takes over from another; None without seams.
-
-    `ratio` is the 99th percentile of the jumps at seams over that of the jumps within chunks.
-    """
-    seam, within = (np.concatenate([np.asarray(one[key], float) for one in outcomes])
-                    for key in ('seam_jumps', 'chunk_jumps'))
-    if not len(seam) or not len(within):
-        return None
-    far = float(np.percentile(within, 99))
-    return {'count': len(seam), 'seam_p50': float(np.median(seam)),
-            'seam_p99': float(np.percentile(seam, 99)), 'chunk_p99': far,
-            'ratio': float(np.percentile(seam, 99)) / max(far, 1e-9),
-            'within_1.2': float((seam <= 1.2 * far).mean())}
 
 
 def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

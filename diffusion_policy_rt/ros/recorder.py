@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -28,27 +29,31 @@ class Topic:
         return f'{package}/msg/{self.message.__name__}'
 
 
+def record(node: Node, topics: list[Topic], bag: BagWriter,
+           now_ns: Callable[[], int]) -> dict[str, int]:
+    """Hand every message of the topics to the bag, undecoded; return the counts, which go on."""
+    counts = {topic.name: 0 for topic in topics}
+
+    def store(name: str, data: bytes) -> None:
+        bag.write(name, now_ns(), data)
+        counts[name] += 1
+
+    for topic in topics:
+        bag.add_topic(topic.name, topic.type_name, qos(topic.reliable, topic.latched))
+        profile = QoSProfile(
+            depth=100,
+            reliability=ReliabilityPolicy.RELIABLE if topic.reliable
+            else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched
+            else DurabilityPolicy.VOLATILE)
+        node.create_subscription(topic.message, topic.name, partial(store, topic.name), profile,
+                                 raw=True)
+    return counts
+
+
 class Recorder(Node):
-    """Subscribes to topics without decoding them and hands every message to the bag."""
+    """A node that records."""
 
     def __init__(self, topics: list[Topic], bag: BagWriter) -> None:
         super().__init__('recorder')
-        self.counts = {topic.name: 0 for topic in topics}
-        self._bag = bag
-        for topic in topics:
-            bag.add_topic(topic.name, topic.type_name, qos(topic.reliable, topic.latched))
-            profile = QoSProfile(
-                depth=100,
-                reliability=ReliabilityPolicy.RELIABLE if topic.reliable
-                else ReliabilityPolicy.BEST_EFFORT,
-                durability=DurabilityPolicy.TRANSIENT_LOCAL if topic.latched
-                else DurabilityPolicy.VOLATILE)
-            self.create_subscription(topic.message, topic.name, self._store(topic.name), profile,
-                                     raw=True)
-
-    def _store(self, name: str) -> Callable[[bytes], None]:
-        def store(data: bytes) -> None:
-            self._bag.write(name, self.get_clock().now().nanoseconds, data)
-            self.counts[name] += 1
-
-        return store
+        self.counts = record(self, topics, bag, lambda: self.get_clock().now().nanoseconds)

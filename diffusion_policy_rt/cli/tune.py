@@ -1,0 +1,115 @@
+"""`dprt tune`: the cheapest stack of quantization, caching and distillation for a deadline."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diffusion_policy_rt.cli.common import (
+    add_policy, extra, natural, positive, provenance, table, write_json)
+from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.text import parse_seconds
+
+if TYPE_CHECKING:
+    from diffusion_policy_rt.replay.tune import Stage
+
+HELP = 'Find the cheapest stack of quantization, caching and distillation that meets a deadline.'
+FIRST_SEED = 300_000
+"""Seeds of the choice: no result is measured on them."""
+COLUMNS = ('stage', 'steps', 'p50_s', 'p99_s', 'quality', 'size_bytes', 'meets')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_policy(parser, FIRST_SEED)
+    parser.add_argument('--deadline', required=True, metavar='T',
+                        help='time that a plan may take, such as 20ms or 0.02')
+    parser.add_argument('--quality-drop', type=float, default=0.01, metavar='Q',
+                        help='how much lower the score may be than that of the policy as it is; '
+                             'with --bag, by what share the error may be higher (default 0.01)')
+    parser.add_argument('--quantized', action='append', default=[], metavar='P',
+                        help='a quantized bundle of the policy; may be repeated, best first')
+    parser.add_argument('--distilled', action='append', default=[], metavar='P',
+                        help='a student of the policy; may be repeated, best first')
+    parser.add_argument('--bag', metavar='BAG',
+                        help='measure quality as the error to the actions of a bag, not on Push-T')
+    parser.add_argument('--map', action='append', default=[], metavar='NAME=TOPIC',
+                        help='as of dprt replay')
+    parser.add_argument('--episodes', type=positive, default=20, metavar='N',
+                        help='Push-T episodes per stage (default 20)')
+    parser.add_argument('--repeats', type=positive, default=300, metavar='N',
+                        help='plans timed per stage (default 300)')
+    parser.add_argument('--margin', type=float, default=0.1, metavar='M',
+                        help='share added to the measured p99 (default 0.1)')
+    parser.add_argument('--workers', type=natural, default=os.cpu_count() or 1, metavar='N',
+                        help='processes for episodes (default: all cores)')
+    parser.add_argument('--out', required=True, metavar='DIR',
+                        help='what is measured, the ladder and the bundle; a run that stands '
+                             'there is taken up')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Climb the ladder; write the bundle, the table and the picture."""
+    with extra('tune', 'demo'):
+        from diffusion_policy_rt.replay.ladder_page import write_ladder
+        from diffusion_policy_rt.replay.tune import Aim, Tuner, advice, deliver, ladder
+
+    out = Path(args.out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    aim = Aim(parse_seconds(args.deadline), args.margin, args.quality_drop, not args.bag)
+    tuner = Tuner(out / 'kept', args.engine, args.threads, args.repeats, quality(args, out))
+    rows = tuner.climb(ladder(args.policy, args.steps, args.quantized, args.distilled), aim)
+    chosen = rows[-1] if rows[-1]['meets'] else None
+    bundle = deliver(chosen, out / 'bundle', aim).folder if chosen else None
+    result = {'ladder': rows, 'chosen': chosen and chosen['stage'],
+              'bundle': bundle and str(bundle), 'deadline_s': aim.deadline_s,
+              'quality_is': 'action_rmse' if args.bag else 'mean_max_coverage',
+              'advice': advice(rows, aim), 'provenance': provenance()}
+    print(table([{key: row[key] for key in COLUMNS} for row in rows]))
+    write_ladder(out, result)
+    write_json(args.json, result)
+    if chosen is None:
+        raise DprtError(result['advice'])
+    print(f'{result["advice"]} Bundle: {bundle}')
+
+
+def quality(args: argparse.Namespace, out: Path) -> Callable[[Stage], float]:
+    """Return what measures a stage's quality: in closed loop, or against a bag's actions."""
+    return _error(args) if args.bag else _score(args, out)
+
+
+def _score(args: argparse.Namespace, out: Path) -> Callable[[Stage], float]:
+    from diffusion_policy_rt.cli.table import watch
+    from diffusion_policy_rt.replay.rows import Row
+    from diffusion_policy_rt.replay.tabulate import Tabulation, prepare
+
+    tabulation = Tabulation(out / 'kept', max(1, args.workers), watch)
+    seeds = range(args.seed, args.seed + args.episodes)
+
+    def score(stage: Stage) -> float:
+        row = Row(label=stage.label, policy=stage.policy, steps=stage.steps)
+        outcomes = tabulation.episodes(prepare(row, args.engine, None), seeds)
+        return sum(one['max_coverage'] for one in outcomes) / len(outcomes)
+
+    return score
+
+
+def _error(args: argparse.Namespace) -> Callable[[Stage], float]:
+    import tempfile
+
+    from diffusion_policy_rt.replay.session import Wish, replay_one
+
+    def error(stage: Stage) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            wish = Wish(Path(args.bag), Path(folder), steps=stage.steps, threads=args.threads,
+                        maps=args.map, write_bag=False)
+            found: Any = replay_one(stage.policy, args.engine, '', wish).result['action_rmse']
+        if found is None:
+            raise DprtError(f'{args.bag} has no actions to compare with; name their topic by '
+                            '--map action=TOPIC')
+        return float(found)
+
+    return error

@@ -1,0 +1,223 @@
+"""A bag through the node's own intake, loop and driver, on a virtual timeline."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.replay.charge import Charge
+from diffusion_policy_rt.replay.faults import Arrival, Fault, Faults
+from diffusion_policy_rt.replay.mapping import Sources
+from diffusion_policy_rt.replay.recorded import READERS
+from diffusion_policy_rt.replay.streams import (
+    STATE, StreamWatch, segments, stamped, together)
+from diffusion_policy_rt.replay.trail import Trail
+from diffusion_policy_rt.replay.virtual import (
+    ChargedEngine, Event, VirtualPlanner, VirtualTimeline)
+from diffusion_policy_rt.ros.bag import Bag
+from diffusion_policy_rt.ros.complaints import Complaints
+from diffusion_policy_rt.ros.intake import Intake
+from diffusion_policy_rt.runtime.driver import Driver
+from diffusion_policy_rt.runtime.frame import Frame
+from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
+from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.trace import Tick, read_values
+from diffusion_policy_rt.spec import PolicySpec
+
+SILENCE_NS = 10_000_000_000
+"""Silence of all streams after which a replay begins anew instead of ticking through it [ns]."""
+ACTION, RESET = 'action', 'reset'
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How a bag is replayed."""
+
+    settings: LoopSettings
+    charge: Charge
+    seed: int = 0
+    faults: tuple[Fault, ...] = ()
+    velocity: bool = False
+    """Whether actions are velocities."""
+
+
+@dataclass
+class Watchers:
+    """What is told while a replay runs; each may do nothing."""
+
+    message: Callable[[int], None] = lambda ticks: None
+    """A message of the bag was read; told the ticks so far."""
+    frame: Callable[[Frame], None] = lambda frame: None
+    """The policy took in a frame."""
+    tick: Callable[[int, int, np.ndarray, Tick], None] = lambda due, now, actions, tick: None
+    """A tick due at .. published [K, A] at ..."""
+
+
+@dataclass
+class Outcome:
+    """What a replay says beside its trace."""
+
+    sha256: str = ''
+    counts: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why there was no plan -> how many ticks."""
+    restarts: int = 0
+
+
+class Replay:
+    """Replays one bag with one policy."""
+
+    def __init__(self, spec: PolicySpec, engine: Engine, sources: Sources, how: Conditions,
+                 trail: Trail, watchers: Watchers | None = None) -> None:
+        self._spec, self._sources, self._how = spec, sources, how
+        self._trail, self._watchers = trail, watchers or Watchers()
+        self.timeline = VirtualTimeline()
+        self.engine = ChargedEngine(engine, self.timeline)
+        self.loop = PolicyLoop(spec, self.engine, how.settings, self.timeline, how.seed,
+                               velocity=how.velocity)
+        how.charge.prime(self.loop.latencies, how.settings.allowed_steps(spec), how.seed)
+        self.outcome = Outcome()
+        self._complaints = Complaints(self.outcome.notes.append, lambda told: None)
+        self._intake = Intake(self.loop, self._complaints)
+        self._intake.open = True
+        self._streams = StreamWatch(round(how.settings.observation_timeout * 1e9))
+        self._actions = np.empty((0, len(spec.action)))
+        self._spent, self._reason = (0, 0), ''
+
+    def run(self, bag: Bag) -> Outcome:
+        """Replay to the bag's end, or to its last good message."""
+        streams = [*self._sources.cameras, STATE]
+        begin = self._first_tick(bag)
+        faults = Faults(self._how.faults, self._how.seed, streams)
+        arrivals = faults.bend(together(self._arrivals(bag)))
+        for k, part in enumerate(segments(arrivals, SILENCE_NS)):
+            self.outcome.restarts = k
+            self._drive(part, begin if k == 0 else None)
+        self._trail.flush()
+        return self._conclude(bag)
+
+    def _first_tick(self, bag: Bag) -> int | None:
+        """Return when the recorded node ticked first [ns]; None where the bag does not tell."""
+        if not self._sources.timing:
+            return None
+        first = next(bag.messages(self._sources.timing), None)
+        if first is None or len(first.data.data) == 0:
+            return None
+        spent = self._how.settings.deadline - read_values(first.data.data).slack_s
+        return first.stamp_ns - round(1e9 * spent)
+
+    def _arrivals(self, bag: Bag) -> Iterator[Arrival]:
+        names = {topic: name for name, (topic, _) in self._sources.cameras.items()}
+        names |= {topic: name for name, topic in (
+            (STATE, self._sources.state), (ACTION, self._sources.action),
+            (RESET, self._sources.reset)) if topic}
+        for topic, stamp_ns, data in bag.messages(*self._sources.topics):
+            self._watchers.message(self._trail.ticks)
+            yield Arrival(stamp_ns, names[topic], data)
+
+    def _conclude(self, bag: Bag) -> Outcome:
+        done = self.outcome
+        if bag.damage:
+            done.notes.append(f'{bag.damage}; evaluated to its last good message')
+        if done.restarts:
+            done.notes.append(f'{done.restarts} times nothing came for more than '
+                              f'{SILENCE_NS / 1e9:g} s; the policy began anew after it')
+        done.notes += self._streams.notes()
+        done.sha256, done.counts = self._trail.sha256, self._streams.counts
+        done.dropped = {name: n for name, n in self._intake.dropped.items() if n}
+        return done
+
+    # -- one part without a long silence -------------------------------------------------------
+
+    def _drive(self, part: Iterator[Arrival], first_tick_ns: int | None) -> None:
+        first = next(part)
+        period = self._how.settings.period_ns
+        start = first.at_ns if first_tick_ns is None else first_tick_ns - period
+        self.loop.reset()
+        driver = self._driver = Driver(
+            self.loop, self.timeline, self._publish, self._on_tick, self._on_reason, self._plans)
+        self.timeline.play(start, self._events(first, part, start))
+        driver.run()
+
+    def _plans(self, loop: PolicyLoop) -> VirtualPlanner:
+        self._planner = VirtualPlanner(loop, self.timeline, self._begin_plan)
+        return self._planner
+
+    def _begin_plan(self, now_ns: int) -> None:
+        self.engine.costs = self._how.charge.draw(self._how.seed, now_ns)
+
+    def _events(self, first: Arrival, part: Iterator[Arrival], start: int) -> Iterator[Event]:
+        for arrival in _and(first, part):
+            aside = arrival.stream in (ACTION, RESET)
+            if not aside:
+                self._streams.note(arrival)
+            if aside or arrival.at_ns >= start:
+                yield Event(arrival.at_ns, partial(self._take, arrival))
+
+    def _take(self, arrival: Arrival, now: int) -> None:
+        stream, data = arrival.stream, arrival.data
+        if stream == ACTION:
+            self._take_action(data, now)
+        elif stream == RESET:
+            self._driver.reset()
+        elif stream == STATE:
+            self._intake.state(data, now)
+        else:
+            self._take_frame(stream, data, now)
+
+    def _take_frame(self, name: str, data: Any, now: int) -> None:
+        transport = self._sources.cameras[name][1]
+        if not self._intake.frame(self._spec.camera(name), transport, data, now):
+            return
+        frame = self.loop.newest_frame
+        assert frame is not None
+        if self._sources.constant:
+            self.loop.observe_state(frame.stamp_ns, now, np.array(self._sources.constant))
+        self._watchers.frame(frame)
+
+    def _take_action(self, data: Any, now: int) -> None:
+        reader = READERS[self._sources.types[self._sources.action]]
+        try:
+            self._trail.matcher.push(stamped(data) or now, reader(self._spec.action.names, data))
+        except DprtError as error:
+            self._complaints.bad('recorded actions', str(error))
+
+    # -- the driver's calls --------------------------------------------------------------------
+
+    def _publish(self, action: Action) -> None:
+        self._actions = action.actions
+
+    def _on_reason(self, reason: str) -> None:
+        self._reason = reason
+
+    def _on_tick(self, tick: Tick) -> None:
+        now, settings = self.timeline.now_ns(), self._how.settings
+        due = now - settings.deadline_ns + round(1e9 * tick.slack_s)
+        actions, self._actions = self._actions, self._actions[:0]
+        chunk, spent = self.loop.current, (self.engine.calls, self.engine.encoded)
+        self._trail.add(
+            tick, due, actions, observed_ns=chunk.stamp_ns if chunk and len(actions) else None,
+            published_ns=now if len(actions) else None,
+            late_plan=self._planner.busy and self._planner.asked_ns == due,
+            network_calls=spent[0] - self._spent[0], encoded=spent[1] - self._spent[1])
+        self._spent = spent
+        self._trail.flush(now)
+        self._watchers.tick(due, now, actions, tick)
+        if self._reason:
+            self.outcome.reasons[self._reason] += 1
+        if self.timeline.over:
+            self._driver.stop()
+
+
+def _and(first: Arrival, rest: Iterator[Arrival]) -> Iterator[Arrival]:
+    yield first
+    yield from rest

@@ -1,0 +1,165 @@
+"""One bag with one or several policies: traces, figures, output bags and one page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
+from diffusion_policy_rt.engines.load import load_engine
+from diffusion_policy_rt.errors import DataError, SpecError
+from diffusion_policy_rt.files import whole_file
+from diffusion_policy_rt.replay.charge import Charge, measured, modelled, recorded
+from diffusion_policy_rt.replay.drive import Conditions, Outcome, Replay, Watchers
+from diffusion_policy_rt.replay.faults import Fault
+from diffusion_policy_rt.replay.mapping import Sources, map_topics, parse
+from diffusion_policy_rt.replay.measures import figures
+from diffusion_policy_rt.replay.recorded import Matcher
+from diffusion_policy_rt.replay.thumbs import Thumbs
+from diffusion_policy_rt.replay.trail import Trail
+from diffusion_policy_rt.ros.bag import Bag
+from diffusion_policy_rt.runtime.clock import SteadyClock
+from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.spec import PolicySpec
+
+RATE_DEADLINE = 0.5
+"""Share of the period that is the deadline where none is given, but at most the node's."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What was asked for, the same for all policies."""
+
+    bag: Path
+    out: Path
+    latency: str = '0'
+    steps: int = 0
+    threads: int = 1
+    seed: int = 0
+    rate: float = 0.0
+    """Ticks per second [Hz]; 0 takes the policy's."""
+    deadline: float = 0.0
+    """[s]; 0 takes the node's default, at most half a period."""
+    maps: Sequence[str] = ()
+    faults: Sequence[str] = ()
+    more: dict[str, float] = field(default_factory=dict)
+    """Other settings of the loop by name."""
+    action_type: str = 'joint_trajectory'
+    write_bag: bool = True
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One policy's replay: its figures, and where its trace lies."""
+
+    result: dict[str, Any]
+    trace: Path
+    thumbs: Thumbs
+    spec: PolicySpec
+
+
+def settings_for(spec: PolicySpec, wish: Wish) -> LoopSettings:
+    """Return the loop's settings; SpecError with the first contradiction."""
+    rate = wish.rate or spec.rate
+    deadline = wish.deadline or min(LoopSettings.deadline, RATE_DEADLINE / rate)
+    steps = {'min_steps': wish.steps, 'max_steps': wish.steps} if wish.steps else {}
+    unknown = sorted(set(wish.more) - {f.name for f in dataclasses.fields(LoopSettings)})
+    if unknown:
+        raise SpecError(f'--set {unknown[0]}: the settings are '
+                        f'{", ".join(f.name for f in dataclasses.fields(LoopSettings))}')
+    kinds = {name: type(getattr(LoopSettings, name)) for name in wish.more}
+    more = {name: kinds[name](value) for name, value in wish.more.items()}
+    settings = LoopSettings(control_rate=rate, deadline=deadline, **{**steps, **more})
+    settings.check(spec)
+    return settings
+
+
+def make_charge(text: str, spec: PolicySpec, settings: LoopSettings, engine: Engine) -> Charge:
+    """Return the latency model that `--latency` names."""
+    if text == 'measured':
+        return measured(PolicyLoop(spec, engine, settings, SteadyClock()))
+    if Path(text).exists():
+        return recorded(Path(text))
+    return modelled(text, max(settings.allowed_steps(spec)))
+
+
+def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replayed:
+    """Replay the bag with one policy; the trace and the output bag lie in `wish.out`."""
+    bundle = read_bundle(policy)
+    spec, settings = bundle.spec, settings_for(bundle.spec, wish)
+    with Bag(wish.bag) as bag:
+        if not bag.topics or not bag.damage and not sum(t.messages for t in bag.topics):
+            raise DataError(f'{wish.bag} holds no messages')
+        sources = map_topics(spec, bag.topics, parse(wish.maps))
+        engine = load_engine(bundle, engine_name, wish.threads)
+        streams = [*sources.cameras, 'state']
+        how = Conditions(settings, make_charge(wish.latency, spec, settings, engine), wish.seed,
+                         tuple(Fault.parse(text, streams) for text in wish.faults),
+                         wish.action_type == 'twist_stamped')
+        return _write(bundle, bag, sources, engine, how, label, wish)
+
+
+def _write(bundle: Bundle, bag: Bag, sources: Sources, engine: Engine, how: Conditions,
+           label: str, wish: Wish) -> Replayed:
+    spec, thumbs = bundle.spec, Thumbs()
+    trace, folder = wish.out / f'trace{label}.jsonl', wish.out / f'bag{label}'
+    wish.out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        file = stack.enter_context(stack.enter_context(whole_file(trace)).open('w'))
+        trail = Trail(file, Matcher(how.settings.period_ns // 2))
+        tick = stack.enter_context(_output(wish, bundle, folder)) if wish.write_bag else None
+        watchers = Watchers(_progress(stack, bag, sources), thumbs.note)
+        if tick is not None:
+            watchers.tick = tick.write
+        outcome = Replay(spec, engine, sources, how, trail, watchers).run(bag)
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    result = {
+        'label': label.lstrip('_') or spec.name, 'policy': str(bundle.folder),
+        'policy_sha256': bundle.digest, 'engine': engine.name, 'dtypes': dict(engine.dtypes),
+        **figures(lines, spec.action, how.settings.control_rate),
+        **told(outcome), **conditions(wish, sources, how), 'trace': str(trace),
+        'bag': str(folder) if wish.write_bag else None}
+    return Replayed(result, trace, thumbs, spec)
+
+
+def _output(wish: Wish, bundle: Bundle, folder: Path) -> Any:
+    from diffusion_policy_rt.replay.published import PublishedBag
+    return PublishedBag(folder, bundle.spec, wish.action_type, bundle.digest)
+
+
+def _progress(stack: ExitStack, bag: Bag, sources: Sources) -> Callable[[int], None]:
+    total = sum(topic.messages for topic in bag.topics if topic.name in sources.topics)
+    bar = stack.enter_context(tqdm(total=total or None, unit='message', desc='replaying'))
+    begun = bar.start_t if hasattr(bar, 'start_t') else None
+
+    def note(ticks: int) -> None:
+        if bar.update():  # only when the bar is drawn
+            spent = bar._time() - begun if begun is not None else 0
+            bar.set_postfix(ticks=ticks, per_s=round(ticks / spent) if spent else 0, refresh=False)
+
+    return note
+
+
+def told(outcome: Outcome) -> dict[str, Any]:
+    """Return what the outcome adds to a result."""
+    return {'sha256': outcome.sha256, 'messages': outcome.counts, 'dropped': outcome.dropped,
+            'notes': outcome.notes, 'reasons': dict(outcome.reasons)}
+
+
+def conditions(wish: Wish, sources: Sources, how: Conditions) -> dict[str, Any]:
+    """Return what was asked for, so that the result can be had again."""
+    topics = {**{f'camera.{name}': topic for name, (topic, _) in sources.cameras.items()},
+              'state': sources.state or f'const:{",".join(map(str, sources.constant))}',
+              'action': sources.action, 'reset': sources.reset}
+    return {'input': str(wish.bag), 'topics': topics, 'latency': how.charge.text,
+            'seed': how.seed, 'faults': list(wish.faults), 'rate_hz': how.settings.control_rate,
+            'deadline_s': how.settings.deadline, 'settings': dataclasses.asdict(how.settings)}

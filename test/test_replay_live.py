@@ -1,0 +1,80 @@
+"""What the node does with a bag that is played to it is what `dprt replay` says it would do."""
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='playing needs ROS 2')
+pytest.importorskip('onnxruntime', reason='the shipped policy runs on ONNX Runtime')
+
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from ros_rig import Process  # noqa: E402
+from test_cli_replay import pusht, replay  # noqa: E402, F401  (a fixture)
+
+from diffusion_policy_rt.ros.bag import read_bag  # noqa: E402
+from diffusion_policy_rt.ros.processes import change_state  # noqa: E402
+from diffusion_policy_rt.runtime.trace import read_values  # noqa: E402
+
+
+class Running(Process):
+    """A process as `change_state` asks for it."""
+
+    def last_line(self):
+        return self.lines()[-1]
+
+
+def tails(bag):
+    """Return the trajectories of a bag, [K, A] each."""
+    return [(m.stamp_ns, np.array([p.positions for p in m.data.points])) for topic in (
+        '/policy/action', '/policy/shadow_action') for m in read_bag(bag, topic)]
+
+
+def observed(bag, stamps):
+    """Return the stamp that each fresh tick of a live recording planned from, by its instant."""
+    found = {}
+    for message in read_bag(bag, '/policy/timing'):
+        tick = read_values(message.data.data)
+        if tick.steps:
+            seen = message.stamp_ns - round(1e9 * tick.stamp_to_publish_s)
+            found[message.stamp_ns] = min(stamps, key=lambda s, at=seen: abs(s - at))
+    return found
+
+
+def test_live_and_offline_agree_on_what_was_seen_and_done(pusht, tmp_path):  # noqa: F811
+    stamps = [m.data.header.stamp.sec * 10**9 + m.data.header.stamp.nanosec
+              for m in read_bag(pusht, '/camera/front/image_raw')]
+    policy = Running('policy_node', tmp_path / 'policy.log', use_sim_time='true',
+                     n_action_steps=1, min_steps=2, max_steps=2, deadline=0.09)
+    player = Running('bag_player', tmp_path / 'player.log', bag=pusht, rate=0.5,
+                     record=tmp_path / 'live')
+    try:
+        rclpy.init()
+        walker = rclpy.create_node('walker')
+        for step in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            change_state(walker, '/policy', step, policy)
+        walker.destroy_node()
+        assert player.wait() == 0, player.lines()
+        policy.signal(signal.SIGINT)
+        assert policy.wait() == 0
+    finally:
+        policy.kill()
+        player.kill()
+        rclpy.try_shutdown()
+    result = replay(pusht, tmp_path / 'offline', '--steps', '2', '--set', 'n_action_steps=1',
+                    '--deadline', '0.09')
+    lines = [json.loads(line) for line in Path(result['trace']).read_text().splitlines()]
+    published = dict(tails(Path(result['bag'])))
+    offline = {line['observed_ns']: published[line['published_ns']]
+               for line in lines if line['rung'] == 'fresh'}
+    live, answers = observed(tmp_path / 'live', stamps), tails(tmp_path / 'live')
+    compared = 0
+    for at, stamp in live.items():
+        near = min(answers, key=lambda answer, at=at: abs(answer[0] - at))[1]
+        if stamp in offline and stamp > stamps[1]:
+            k = min(len(near), len(offline[stamp]))
+            np.testing.assert_array_equal(near[-k:], offline[stamp][-k:])
+            compared += 1
+    assert compared >= 5
