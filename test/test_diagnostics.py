@@ -103,3 +103,30 @@ def test_the_message_follows_the_conventions():
     assert (status.level, status.name, status.hardware_id) == (b'\x01', 'policy: loop', 'pusht')
     assert {v.key: v.value for v in status.values} == {
         'a': '0.25', 'b': '', 'c': '', 'd': '3', 'e': 'x'}
+
+
+# -- loss --------------------------------------------------------------------------------------
+
+def stream(numbers, jitter=0):
+    """Return the status of a camera whose images of these numbers arrived, 100 ms apart."""
+    made = monitor([])
+    for k, number in enumerate(numbers):
+        stamp = SECOND + number * 100 * MS + (jitter * MS if k % 2 else 0)
+        made.received('camera front', stamp, 'rgb8', stamp)
+    return made.statuses(stamp, True, {'camera front': 0})[1]
+
+
+def test_what_did_not_arrive_is_told_from_the_gaps_between_stamps_with_its_cure():
+    status = stream([n for n in range(60) if n % 3])
+    assert status.level == WARN and status.values['loss_ratio'] == pytest.approx(1 / 3, abs=0.01)
+    assert '33% lost on the way' in status.message and 'config/fastdds.xml' in status.message
+
+
+@pytest.mark.parametrize('jitter', [0, 20])
+def test_a_stream_that_arrives_whole_loses_nothing_whatever_its_jitter(jitter):
+    status = stream(range(60), jitter)
+    assert (status.level, status.message, status.values['loss_ratio']) == (OK, 'received', 0)
+
+
+def test_of_a_few_messages_nothing_is_told():
+    assert math.isnan(stream([0, 9, 30]).values['loss_ratio'])

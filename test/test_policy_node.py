@@ -388,3 +388,34 @@ def test_a_parameter_that_does_not_fit_ends_the_process_with_one_line(tmp_path, 
         assert len(lines) == 1 and told in lines[0]
     finally:
         process.kill()
+
+
+# -- rivals ------------------------------------------------------------------------------------
+
+def test_a_node_does_not_drive_where_another_one_publishes_actions(robot, make_node, capfd):
+    from trajectory_msgs.msg import JointTrajectory
+
+    node = make_node(enable_output=True)
+    rival = robot.create_publisher(JointTrajectory, '/policy/action', 1)
+    assert robot.transit(CONFIGURE)
+    robot.until(lambda: node.count_publishers('/policy/action') == 2, 'the rival')
+    assert not robot.transit(ACTIVATE) and robot.state() == 'inactive'
+    assert ' publishes on /policy/action too; shut it down' in errors(capfd.readouterr())[0]
+    robot.destroy_publisher(rival)
+    robot.until(lambda: node.count_publishers('/policy/action') == 1, 'no rival')
+    robot.start()
+    assert robot.transit(ACTIVATE)
+    robot.until(lambda: robot.ticks and robot.ticks[-1].rung in FRESH, 'a fresh plan')
+    robot.more(robot.actions, 3)
+
+
+def test_a_dry_run_beside_a_driving_node_is_not_opened(robot, make_node):
+    from trajectory_msgs.msg import JointTrajectory
+
+    node = drive(robot, make_node)
+    robot.create_publisher(JointTrajectory, '/policy/action', 1)
+    robot.until(lambda: node.count_publishers('/policy/action') == 2, 'the rival')
+    robot.more(robot.shadows, 3)
+    result = node.set_parameters(overrides({'enable_output': True}))[0]
+    assert not result.successful and 'publishes on /policy/action too' in result.reason
+    assert node.get_parameter('enable_output').value is False

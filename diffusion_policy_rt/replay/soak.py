@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from lifecycle_msgs.msg import Transition
 from tqdm import tqdm
 
 from diffusion_policy_rt.engines.bundle import read_bundle
+from diffusion_policy_rt.replay import plain_timer
 from diffusion_policy_rt.replay.soak_robot import SoakRobot
 from diffusion_policy_rt.ros.processes import NodeProcess, change_state
 from diffusion_policy_rt.runtime.settings import LoopSettings
@@ -81,13 +83,21 @@ class Soak:
     def _measure(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:
         for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
             change_state(robot, '/policy', transition, process)
+        if self.fuzz:
+            return self._drive(robot, process)  # its deadline changes: lateness says nothing
+        with _plain_timer(self.rate) as plain:
+            row = self._drive(robot, process)
+        row |= _lateness(robot.ticks, self.deadline)
+        ratio = row['lateness_chunk_s']['p99'] / plain['p99'] if plain else None
+        return {**row, 'plain_timer_s': plain, 'lateness_ratio': ratio}
+
+    def _drive(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:
         robot.fuzzing = self.fuzz
         memory: list[int] = []
         ended = _spin(robot, process, memory, self.ticks)
         robot.fuzzing = False
         recovered = not ended and self._recover(robot, process)
-        row = _row(robot, memory, ended, recovered)
-        return row if self.fuzz else {**row, **_lateness(robot.ticks, self.deadline)}
+        return _row(robot, memory, ended, recovered)
 
     def _recover(self, robot: SoakRobot, process: NodeProcess) -> bool:
         """Whether a sound robot, asked to start, is planned for again."""
@@ -134,6 +144,19 @@ def _load(count: int) -> Iterator[None]:
         for process in busy:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def _plain_timer(rate: float) -> Iterator[dict[str, float]]:
+    """Run a plain rclpy timer beside; its figures are there afterwards."""
+    process = subprocess.Popen([sys.executable, '-m', plain_timer.__name__, str(rate)],
+                               stdout=subprocess.PIPE, text=True)
+    figures: dict[str, float] = {}
+    try:
+        yield figures
+    finally:
+        process.terminate()
+        figures |= json.loads(process.communicate()[0] or '{}')
 
 
 # -- figures -----------------------------------------------------------------------------------

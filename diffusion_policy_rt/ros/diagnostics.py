@@ -8,12 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from diffusion_policy_rt.runtime.trace import Rung, Tick, percentiles
 
 OK, WARN, ERROR = 0, 1, 2
+FEWEST_GAPS, MOST_LOST = 20, 0.1
+"""Messages after which loss is told, and the share above which it is a warning."""
+CURE = 'give the middleware larger buffers (config/fastdds.xml), or send compressed images'
 STAGES = ('stamp_to_publish_s', 'plan_s', 'encode_s', 'denoise_s')
 
 
@@ -35,6 +39,22 @@ class Source:
     """Times of arrival [ns]."""
     form: str = ''
     """Size and encoding as received."""
+    stamps: deque[int] = field(default_factory=lambda: deque(maxlen=256))
+    """Stamps of the newest messages [ns]."""
+
+    def loss(self) -> float:
+        """Return the share of messages that did not arrive, as their stamps tell.
+
+        A gap of n of the stream's shortest intervals (their 10th percentile) is n - 1 messages.
+        NaN while there are too few.
+        """
+        gaps = np.diff(list(self.stamps))
+        gaps = gaps[gaps > 0]
+        if len(gaps) < FEWEST_GAPS:
+            return math.nan
+        # 0.4, not 0.5: a jitter of a fifth makes gaps of one and a half shortest ones
+        lost = np.sum(np.floor(gaps / np.percentile(gaps, 10) + 0.4) - 1)
+        return float(lost / (lost + len(gaps)))
 
     def rate(self, now_ns: int, window_ns: int) -> float:
         """Return messages per second over the window [Hz]."""
@@ -58,11 +78,14 @@ class Monitor:
         """Take in a tick."""
         self._ticks.append((now_ns, tick))
 
-    def received(self, source: str, now_ns: int, form: str = '') -> None:
-        """Take in that a message came."""
+    def received(self, source: str, now_ns: int, form: str = '',
+                 stamp_ns: int | None = None) -> None:
+        """Take in that a message came, with its own stamp where it has one."""
         entry = self.sources.setdefault(source, Source())
         entry.arrivals.append(now_ns)
         entry.form = form
+        if stamp_ns:
+            entry.stamps.append(stamp_ns)
 
     def clear(self) -> None:
         """Forget the ticks, as at a new start."""
@@ -106,10 +129,14 @@ class Monitor:
         silent = not source.arrivals
         age = math.nan if silent else (now_ns - source.arrivals[-1]) / 1e9
         told = ', '.join(f'{count} {kind}' for kind, count in faults.items() if count)
+        loss = source.loss()
+        if loss > MOST_LOST:
+            told = '; '.join(filter(None, (told, f'{loss:.0%} lost on the way; {CURE}')))
         level = ERROR if silent and running else WARN if told else OK
         text = 'no message' if silent else told or 'received'
-        return Status(name, level, text, {'rate_hz': rate, 'since_last_s': age,
-                                          'received_as': source.form, **faults})
+        return Status(name, level, text, {
+            'rate_hz': rate, 'since_last_s': age, 'received_as': source.form, 'loss_ratio': loss,
+            **faults})
 
 
 def figures(ticks: Sequence[Tick], lookups_per_plan: int) -> dict[str, object]:

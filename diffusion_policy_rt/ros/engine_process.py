@@ -23,14 +23,15 @@ from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import EngineError
 
-LOAD_S = 120.0
-"""How long an engine may take to load [s]."""
+LOAD_S = 1800.0
+"""How long an engine may take to load; some are compiled then [s]."""
 
 
 class EngineProcess:
     """Implements `runtime.ports.Engine` by calls to a child."""
 
-    def __init__(self, bundle: Bundle, engine: str, threads: int, patience_s: float = 2.0) -> None:
+    def __init__(self, bundle: Bundle, engine: str, threads: int,
+                 patience_s: float = 10.0) -> None:
         """Start the child and load the engine there; EngineError when that fails."""
         self._wish, self.patience_s = (bundle.folder, bundle.digest, engine, threads), patience_s
         # a planner that was given up may still wait for an answer when the next one asks
@@ -38,6 +39,8 @@ class EngineProcess:
         self.restarts = 0
         """How often the child was started again."""
         self._start()
+        # started again it is the same engine, not one that auto may choose at a worse moment
+        self._wish = (bundle.folder, bundle.digest, self.name, threads)
 
     @property
     def pid(self) -> int:

@@ -27,6 +27,18 @@ class Gate:
         # once `enable` has returned, nothing leaves by the other way
         self._lock = threading.RLock()
 
+    def rival(self) -> str:
+        """Return why this node may not drive: another one does; '' where none is known."""
+        topic = self._action.topic_name
+        names = [f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+                 for info in self._node.get_publishers_info_by_topic(topic)]
+        if len(names) < 2:  # its own alone
+            return ''
+        others = [name for name in names if name != self._node.get_fully_qualified_name()
+                  and 'UNKNOWN' not in name]  # so called until it is fully discovered
+        return (f'{others[0] if others else "another node"} publishes on {topic} too; shut it '
+                'down, or remap ~/action')
+
     def publish(self, action: Action) -> None:
         """Publish an action, never with STOP; SpecError when its values do not fit a message."""
         check_finite(action.actions)

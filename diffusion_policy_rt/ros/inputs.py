@@ -51,7 +51,8 @@ class Inputs(Intake):
 
     def _receive(self, name: str, take: Callable[[Any, int], bool], msg: Any) -> None:
         now = self._now_ns()
-        self._monitor.received(name, now, _form(msg))
+        stamp = msg.header.stamp
+        self._monitor.received(name, now, _form(msg), stamp.sec * 1_000_000_000 + stamp.nanosec)
         take(msg, now)
 
 

@@ -65,8 +65,12 @@ class PolicyNode(LifecycleNode):
         return SUCCESS if self._runner else FAILURE
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start to tick."""
+        """Start to tick, unless another node drives the robot."""
         assert self._runner is not None
+        rival = self._runner.rival() if self.get_parameter('enable_output').value else ''
+        if rival:
+            self.get_logger().error(f'cannot activate: {rival}')
+            return FAILURE
         self._active = True
         self._runner.start()
         return super().on_activate(state)
@@ -127,6 +131,8 @@ class PolicyNode(LifecycleNode):
         """Refuse a set that contradicts itself or the policy, once there is one."""
         reason = '' if self._runner is None else params.refusal(
             self._values(), {p.name: p.value for p in changes}, self._runner.loop.spec)
+        if self._runner and any(p.name == 'enable_output' and p.value for p in changes):
+            reason = reason or self._runner.rival()
         return SetParametersResult(successful=not reason, reason=reason)
 
     def _apply(self, changes: list[Parameter]) -> None:

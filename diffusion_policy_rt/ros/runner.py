@@ -106,6 +106,10 @@ class Runner:
         for publisher in (self._timing, self._diagnostics, self._info):
             self._node.destroy_publisher(publisher)
 
+    def rival(self) -> str:
+        """Return why this node may not drive the robot: another one does; '' where none is."""
+        return self._gate.rival()
+
     # -- motion --------------------------------------------------------------------------------
 
     @property
