@@ -8,16 +8,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import rclpy
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.node import Node
 
 from diffusion_policy_rt.errors import DprtError
 
-PATIENCE_S = 30.0
-"""How long a node may take to appear or to change its state."""
+PATIENCE_S, ATTEMPTS = 15.0, 3
+"""How long a node may take to appear, or to change its state, in each attempt."""
+REACHED = {Transition.TRANSITION_CONFIGURE: State.PRIMARY_STATE_INACTIVE,
+           Transition.TRANSITION_ACTIVATE: State.PRIMARY_STATE_ACTIVE,
+           Transition.TRANSITION_DEACTIVATE: State.PRIMARY_STATE_INACTIVE}
+"""Where a transition leads."""
 
 
 class NodeProcess:
@@ -60,14 +65,32 @@ class NodeProcess:
 
 
 def change_state(node: Node, target: str, transition: int, process: NodeProcess) -> None:
-    """Ask the managed node `target` for a transition; DprtError tells what it logged."""
-    client = node.create_client(ChangeState, f'{target}/change_state')
+    """Ask the managed node `target` for a transition; DprtError tells what it logged.
+
+    A request or its answer may be lost while the two nodes are still discovering each other, so
+    one without an answer is asked again, unless the node is there already.
+    """
+    for _ in range(ATTEMPTS):
+        answer = _call(node, ChangeState, f'{target}/change_state',
+                       ChangeState.Request(transition=Transition(id=transition)))
+        if answer is not None:
+            break
+        state = _call(node, GetState, f'{target}/get_state', GetState.Request())
+        if state is not None and state.current_state.id == REACHED[transition]:
+            return
+    if answer is None or not answer.success:
+        raise DprtError(f'{target} did not {"start" if answer is None else "follow"}: '
+                        f'{process.last_line()}')
+
+
+def _call(node: Node, kind: Any, name: str, request: Any) -> Any:
+    """Return the service's answer, or None without one."""
+    client = node.create_client(kind, name)
     try:
         if not client.wait_for_service(PATIENCE_S):
-            raise DprtError(f'{target} did not start: {process.last_line()}')
-        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+            return None
+        future = client.call_async(request)
         rclpy.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
-        if not future.done() or not future.result().success:
-            raise DprtError(f'{target} did not follow: {process.last_line()}')
+        return future.result() if future.done() else None
     finally:
         node.destroy_client(client)
