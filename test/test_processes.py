@@ -16,6 +16,8 @@ UNCONFIGURED, INACTIVE = State.PRIMARY_STATE_UNCONFIGURED, State.PRIMARY_STATE_I
 class Dead:
     """A process that says why."""
 
+    running = True
+
     @staticmethod
     def last_line():
         """Return its last line."""
@@ -53,6 +55,14 @@ def test_a_lost_answer_is_not(monkeypatch):
     asked = answers(monkeypatch, None, INACTIVE)
     configure()
     assert asked == [ChangeState, GetState]
+
+
+def test_a_process_that_ended_is_not_waited_for(monkeypatch):
+    asked = answers(monkeypatch, None)
+    monkeypatch.setattr(Dead, 'running', False)
+    with pytest.raises(DprtError, match='did not start: no such engine'):
+        configure()
+    assert asked == [ChangeState]
 
 
 @pytest.mark.parametrize('given, told', [

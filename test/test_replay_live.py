@@ -22,8 +22,10 @@ from diffusion_policy_rt.runtime.trace import read_values  # noqa: E402
 class Running(Process):
     """A process as `change_state` asks for it."""
 
+    running = True
+
     def last_line(self):
-        return self.lines()[-1]
+        return (self.lines() or [''])[-1]
 
 
 def tails(bag):

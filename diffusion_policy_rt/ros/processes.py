@@ -73,7 +73,7 @@ def change_state(node: Node, target: str, transition: int, process: NodeProcess)
     for _ in range(ATTEMPTS):
         answer = _call(node, ChangeState, f'{target}/change_state',
                        ChangeState.Request(transition=Transition(id=transition)))
-        if answer is not None:
+        if answer is not None or not process.running:
             break
         state = _call(node, GetState, f'{target}/get_state', GetState.Request())
         if state is not None and state.current_state.id == REACHED[transition]:
