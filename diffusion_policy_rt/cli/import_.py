@@ -9,14 +9,15 @@ from pathlib import Path
 from diffusion_policy_rt.cli.common import extra, positive, provenance, write_json
 from diffusion_policy_rt.errors import DprtError
 
-HELP = 'Make a bundle of a policy trained with LeRobot.'
+HELP = 'Make a bundle of a policy trained with LeRobot or the original Diffusion Policy.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('source', metavar='SRC',
                         help='folder with config.json and model.safetensors of a LeRobot '
-                             'diffusion policy, or its name on the hub')
+                             'diffusion policy, its name on the hub, or a .ckpt file of the '
+                             'original Diffusion Policy')
     parser.add_argument('--out', required=True, metavar='FOLDER', help='the bundle to write')
     parser.add_argument('--rate', type=hertz, metavar='HZ',
                         help='actions per second in training (default: what --data says)')

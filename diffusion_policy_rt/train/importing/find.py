@@ -8,18 +8,25 @@ from pathlib import Path
 
 from diffusion_policy_rt.errors import BundleError
 from diffusion_policy_rt.train.importing.lerobot import Statistics, read_lerobot
+from diffusion_policy_rt.train.importing.original import read_original
 from diffusion_policy_rt.train.importing.source import Source
 
-KINDS = 'the folder of a LeRobot diffusion policy (config.json, model.safetensors)'
+KINDS = ('the folder of a LeRobot diffusion policy (config.json, model.safetensors), or a .ckpt '
+         'file of the original Diffusion Policy')
 
 
 def read_source(name: str, measured: Statistics | None = None) -> Source:
-    """Read a LeRobot folder, or one of this name on the hub; BundleError for what is neither."""
+    """Read a LeRobot folder, also by its name on the hub, or a `.ckpt` file of the original code.
+
+    BundleError for what is neither. The statistics of the latter are always its own.
+    """
     path = Path(name).expanduser()
     if not path.exists() and re.fullmatch(r'[\w.-]+/[\w.-]+', name):
         path = download(name)
     if not path.exists():
         raise BundleError(f'{path}: there is no such file or folder; give {KINDS}')
+    if path.is_file():
+        return read_original(path)
     if (path / 'config.json').is_file():
         return read_lerobot(path, measured)
     nested = path / 'pretrained_model'
