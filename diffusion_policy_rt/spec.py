@@ -19,7 +19,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     'int': (int,), 'float': (int, float), 'str': (str,), 'bool': (bool,)}
 """What JSON may hold in a field of this annotation."""
 
-SAMPLERS = ('ddim', 'ancestral', 'renoise', 'point')
+SAMPLERS = ('ddim', 'ddim_unclipped', 'ancestral', 'renoise', 'point')
 
 
 def _falling(levels: Sequence[float]) -> bool:
@@ -94,6 +94,12 @@ class CameraSpec:
     def input_size(self) -> tuple[int, int]:
         """Rows and columns of the network's input [px]."""
         return self.crop or (self.height, self.width)
+
+    @property
+    def crop_corner(self) -> tuple[int, int]:
+        """First row and column of the crop [px]; halves to even, as the published code cuts."""
+        rows, columns = self.input_size
+        return round((self.height - rows) / 2), round((self.width - columns) / 2)
 
 
 @dataclass(frozen=True)
@@ -175,11 +181,17 @@ class Preconditioning:
     """`ddpm`: the noise level sigma of each training step, rising."""
     stop_time: bool = False
     """Whether the network is also told the level that the step goes to (Kim et al. 2024)."""
+    predicts: str = 'noise'
+    """`ddpm`: what the network's output is, `noise` or the clean `sample`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'levels', _tuple(self.levels, float))
         if self.kind not in ('edm', 'ddpm', 'flow'):
             raise SpecError(f'preconditioning {self.kind!r}: use edm, ddpm or flow')
+        if self.predicts not in ('noise', 'sample') or (
+                self.predicts == 'sample' and self.kind != 'ddpm'):
+            raise SpecError(f'preconditioning {self.kind}: predicts {self.predicts!r}; use noise, '
+                            'or sample with ddpm')
         rising = all(a < b for a, b in zip((0.0, *self.levels), self.levels))
         if self.kind == 'ddpm' and not (
                 rising and len(self.levels) > 1 and self.levels[-1] < math.inf):
@@ -194,7 +206,8 @@ class Schedule:
     """The noise levels that one sampling run visits; it ends at zero, which is not listed."""
 
     kind: str
-    """`ddim` (deterministic, Song et al. 2021), `ancestral` (Ho et al. 2020), `renoise` (fresh
+    """`ddim` (deterministic, Song et al. 2021), `ddim_unclipped` (its noise estimate is that of
+    before the clip, as diffusers has it), `ancestral` (Ho et al. 2020), `renoise` (fresh
     noise on the estimate, Song et al. 2023, alg. 1) or `point` (`ddim` from zeros, not noise)."""
     sigmas: tuple[float, ...]
     """Falling noise levels, one network call each."""

@@ -12,8 +12,10 @@ from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
 
 COMMANDS = ('demo', 'expert', 'train', 'distill', 'quantize', 'export', 'eval', 'table', 'infer',
-            'bench', 'soak', 'replay', 'tune', 'info')
+            'bench', 'soak', 'replay', 'tune', 'import', 'info')
 """One module of this package each: `HELP`, `add_arguments(parser)` and `run(args)`."""
+MODULES = {'import': 'import_'}
+"""Of the commands whose names Python keeps for itself."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -23,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=__version__)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name in COMMANDS:
-        module = importlib.import_module(f'diffusion_policy_rt.cli.{name}')
+        module = importlib.import_module(f'diffusion_policy_rt.cli.{MODULES.get(name, name)}')
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
         command.add_argument('--json', metavar='FILE', help='write the result as JSON')

@@ -23,9 +23,10 @@ class TorchPlan(nn.Module):
         super().__init__()
         spec = policy.spec
         schedule = spec.schedule(steps)
-        if schedule.kind not in ('ddim', 'point') and steps > 1:
+        if schedule.kind not in ('ddim', 'ddim_unclipped', 'point') and steps > 1:
             raise EngineError(f'a schedule of kind {schedule.kind} draws noise between its steps; '
                               'only ddim and point are one graph')
+        self.unclipped = schedule.kind == 'ddim_unclipped'
         self.policy, self.clip = policy, spec.clip
         self.sigmas = (*schedule.sigmas, 0.0)
         first = float((schedule.sigmas[0]**2 + spec.precond.sigma_data**2) ** 0.5)
@@ -45,10 +46,10 @@ class TorchPlan(nn.Module):
         cond = torch.cat((self.policy.observed(latents, states[None]), rest), dim=1)
         x = noise * self.start
         for i, (sigma, following) in enumerate(zip(self.sigmas, self.sigmas[1:])):
-            x0 = self._denoise(x, i, cond)
+            free = x0 = self._denoise(x, i, cond)
             if self.clip is not None:
                 x0 = x0.clamp(-self.clip, self.clip)
-            x = x0 + following / sigma * (x - x0)
+            x = x0 + following / sigma * (x - (free if self.unclipped else x0))
         return x
 
     def _denoise(self, x: Tensor, i: int, cond: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffusion_policy_rt.model.resnet import ResNet
 
@@ -29,19 +30,52 @@ class SpatialSoftmax(nn.Module):
         return torch.stack((x, y), dim=-1)
 
 
-class ResNetEncoder(nn.Module):
-    """The published encoder: ResNet-18 with GroupNorm, spatial softmax, a linear layer, ReLU."""
+class Resample(nn.Module):
+    """Resize bilinearly with antialiasing and cut the middle: [B, 3, H, W] -> [B, 3, h, w].
 
-    def __init__(self, keypoints: int = 32, latent_dim: int = 64, width: int = 64,
-                 blocks: Sequence[int] = (2, 2, 2, 2)) -> None:
+    Each axis is a product with a constant matrix, which every engine has.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, image: Sequence[int], size: Sequence[int], crop: Sequence[int]) -> None:
         super().__init__()
-        self.backbone = ResNet(width, blocks)
-        self.pool = SpatialSoftmax(self.backbone.channels, keypoints)
-        self.out = nn.Linear(keypoints * 2, latent_dim)
-        self.latent_dim = latent_dim
+        for name, have, want, cut in zip(('rows', 'columns'), image, size, crop):
+            first = round((want - cut) / 2)
+            matrix = _resizing(have, want)[first:first + cut]
+            self.register_buffer(name, matrix, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.out(self.pool(self.backbone(images)).flatten(1)).relu()
+        return self.rows @ images @ self.columns.T
+
+
+def _resizing(have: int, want: int) -> Tensor:
+    """Return the matrix [want, have] that resizes one axis."""
+    impulses = torch.eye(have)[None, None]
+    return functional.interpolate(impulses, (want, have), mode='bilinear', antialias=True)[0, 0]
+
+
+class ResNetEncoder(nn.Module):
+    """The published encoder: ResNet-18 with GroupNorm, spatial softmax, a linear layer, ReLU.
+
+    `relu` False leaves out the last one, `folded` the norms. `resample` is {'image', 'size',
+    'crop'}, each [rows, columns]: images are resized, and the middle is cut out, by the network.
+    """
+
+    def __init__(self, keypoints: int = 32, latent_dim: int = 64, width: int = 64,
+                 blocks: Sequence[int] = (2, 2, 2, 2), folded: bool = False, relu: bool = True,
+                 resample: Mapping[str, Sequence[int]] | None = None) -> None:
+        super().__init__()
+        self.resample = Resample(**resample) if resample else nn.Identity()
+        self.backbone = ResNet(width, blocks, folded)
+        self.pool = SpatialSoftmax(self.backbone.channels, keypoints)
+        self.out = nn.Linear(keypoints * 2, latent_dim)
+        self.latent_dim, self.relu = latent_dim, relu
+
+    def forward(self, images: Tensor) -> Tensor:
+        latent = self.out(self.pool(self.backbone(self.resample(images))).flatten(1))
+        return latent.relu() if self.relu else latent
 
 
 class KeypointEncoder(nn.Module):

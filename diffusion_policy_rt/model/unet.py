@@ -55,12 +55,14 @@ class ConditionalUnet1D(nn.Module):
 
     H must be divisible by 2 ** (len(down_dims) - 1). With `stop_time` it takes c_stop [B] too, of
     the level that the step goes to; `step_frequency` is the highest of the level's embedding.
+    `final_groups` are the norm's of the last block where they differ.
     """
 
     def __init__(self, action_dim: int, horizon: int, cond_dim: int,
                  down_dims: Sequence[int] = (512, 1024, 2048), kernel_size: int = 5,
                  groups: int = 8, step_dim: int = 128, film_scale: bool = True,
-                 stop_time: bool = False, step_frequency: float = 1.0) -> None:
+                 stop_time: bool = False, step_frequency: float = 1.0,
+                 final_groups: int | None = None) -> None:
         super().__init__()
         if horizon % 2 ** (len(down_dims) - 1):
             raise ValueError(f'horizon {horizon} is not divisible by {2 ** (len(down_dims) - 1)}')
@@ -82,7 +84,7 @@ class ConditionalUnet1D(nn.Module):
             nn.ConvTranspose1d(a, a, 4, 2, 1)])
             for a, b in reversed(list(zip(dims[1:], dims[2:]))))
         self.final_conv = nn.Sequential(
-            Conv1dBlock(down_dims[0], down_dims[0], kernel_size, groups),
+            Conv1dBlock(down_dims[0], down_dims[0], kernel_size, final_groups or groups),
             nn.Conv1d(down_dims[0], action_dim, 1))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,

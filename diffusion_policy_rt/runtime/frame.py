@@ -61,8 +61,7 @@ def to_input(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0
     """
     image = fit(rgb, camera)
     rows, columns = camera.input_size
-    top = (camera.height - rows) // 2 + shift[0]
-    left = (camera.width - columns) // 2 + shift[1]
+    top, left = (corner + by for corner, by in zip(camera.crop_corner, shift))
     row_index = np.clip(np.arange(top, top + rows), 0, camera.height - 1)
     column_index = np.clip(np.arange(left, left + columns), 0, camera.width - 1)
     window = image.take(row_index, 0).take(column_index, 1)

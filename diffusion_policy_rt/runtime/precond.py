@@ -29,8 +29,8 @@ def coefficients(precond: Preconditioning, sigma: np.ndarray | float) -> Coeffic
 
     `edm`: Karras et al. 2022, table 1, with c_noise = 250 ln(sigma): a thousand times theirs, as
     in Consistency Policy, because the sinusoidal embedding expects training steps.
-    `ddpm`: the network predicts the noise, so x0 = x - sigma F; it sees the variance-preserving
-    sample and the nearest training step.
+    `ddpm`: the network predicts the noise, so x0 = x - sigma F, or x0 = F itself; it sees the
+    variance-preserving sample and the nearest training step.
     `flow`: the network predicts the velocity n - x0 at x_t = (1 - t) x0 + t n, t = sigma /
     (1 + sigma), so x0 = x_t - t F; it sees x_t and 1000 t.
     """
@@ -38,7 +38,9 @@ def coefficients(precond: Preconditioning, sigma: np.ndarray | float) -> Coeffic
     if precond.kind == 'ddpm':
         log_levels = np.log(precond.levels)
         step = np.abs(np.log(sigma)[..., None] - log_levels).argmin(-1)
-        return Coefficients(np.ones_like(sigma), -sigma, (1 + sigma**2) ** -0.5,
+        c_skip, c_out = ((np.zeros_like(sigma), np.ones_like(sigma))
+                         if precond.predicts == 'sample' else (np.ones_like(sigma), -sigma))
+        return Coefficients(c_skip, c_out, (1 + sigma**2) ** -0.5,
                             step.astype(float))
     if precond.kind == 'flow':
         t = sigma / (1 + sigma)

@@ -23,6 +23,7 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
     `warm_sigmas`, and those are the levels. Between levels
 
         ddim       x_next = x0 + (s_next / s) (x - x0)          Song et al. 2021, eta = 0
+        ddim_unclipped   likewise, but x0 in the brackets is that of before the clip
         ancestral  x_next = x0 + (s_next / s)^2 (x - x0)        Ho et al. 2020, eq. 7, for x0 + s n
                             + g s_next sqrt(1 - (s_next / s)^2) n
         renoise    x_next = x0 + g s_next n                     Song et al. 2023, alg. 1
@@ -35,11 +36,13 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
     for sigma, sigma_next in zip(sigmas, (*sigmas[1:], 0.0)):
         x0 = denoise(x, sigma, sigma_next)
         x0 = np.where(np.isfinite(x0), x0, np.nan)  # or clipping would make infinity look sound
+        free = x0
         if clip is not None:
             x0 = np.clip(x0, -clip, clip)
         yield x0
         if sigma_next:
-            x = _step(schedule, x, x0, sigma, sigma_next, rng)
+            x = (x0 + sigma_next / sigma * (x - free) if schedule.kind == 'ddim_unclipped' else
+                 _step(schedule, x, x0, sigma, sigma_next, rng))
 
 
 def _first(schedule: Schedule, noise: np.ndarray, sigma_data: float,

@@ -14,13 +14,17 @@ import numpy as np
 from diffusion_policy_rt.spec import Preconditioning, Schedule
 
 
-def squared_cosine_levels(n: int, max_beta: float = 0.999) -> np.ndarray:
-    """Return the n rising levels of the squared-cosine DDPM schedule (Nichol & Dhariwal 2021)."""
+def squared_cosine_betas(n: int, max_beta: float = 0.999) -> list[float]:
+    """Return the n betas of the squared-cosine DDPM schedule (Nichol & Dhariwal 2021)."""
     def alpha_bar(t: float) -> float:
         return math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    betas = [min(1 - alpha_bar((i + 1) / n) / alpha_bar(i / n), max_beta) for i in range(n)]
-    kept = np.cumprod(1 - np.asarray(betas))
+    return [min(1 - alpha_bar((i + 1) / n) / alpha_bar(i / n), max_beta) for i in range(n)]
+
+
+def squared_cosine_levels(n: int) -> np.ndarray:
+    """Return the n rising levels of the squared-cosine DDPM schedule."""
+    kept = np.cumprod(1 - np.asarray(squared_cosine_betas(n)))
     return np.sqrt((1 - kept) / kept)
 
 

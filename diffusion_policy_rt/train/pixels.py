@@ -24,8 +24,7 @@ def to_inputs(images: Tensor, camera: CameraSpec, shifts: Tensor) -> Tensor:
     """
     rows, columns = camera.input_size
     device = images.device
-    top = (camera.height - rows) // 2 + shifts[:, :1]
-    left = (camera.width - columns) // 2 + shifts[:, 1:]
+    top, left = (corner + shifts[:, k:k + 1] for k, corner in enumerate(camera.crop_corner))
     row_index = (top + torch.arange(rows, device=device)).clamp(0, camera.height - 1)
     column_index = (left + torch.arange(columns, device=device)).clamp(0, camera.width - 1)
     sample = torch.arange(len(images), device=device)[:, None, None]

@@ -1,0 +1,1 @@
+"""Policies trained with other code, made bundles."""

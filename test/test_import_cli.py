@@ -1,0 +1,119 @@
+"""`dprt import` as a user runs it: layouts, what is refused, and that nothing is left behind."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+pytest.importorskip('torch', reason='importing needs torch')
+pytest.importorskip('onnx', reason='importing needs onnx')
+
+from golden import drawn, rebuild  # noqa: E402
+from safetensors.numpy import load_file, save_file  # noqa: E402
+from test_import import load, plan  # noqa: E402
+
+from diffusion_policy_rt.cli.main import main  # noqa: E402
+from diffusion_policy_rt.engines.bundle import read_bundle  # noqa: E402
+from diffusion_policy_rt.engines.load import load_engine  # noqa: E402
+
+NAME = 'shared'
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """Return a checkpoint of two cameras."""
+    return rebuild.write(rebuild.cases()[NAME], tmp_path_factory.mktemp('lerobot') / 'source')
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """Return a copy to spoil."""
+    return shutil.copytree(whole, tmp_path / 'source')
+
+
+def change(folder, **values):
+    """Change the configuration."""
+    path = folder / 'config.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def make_old(folder):
+    """Put the statistics among the weights, as LeRobot did before it had processors."""
+    tensors = load_file(folder / 'model.safetensors')
+    for key, stats in drawn.statistics(rebuild.features(rebuild.cases()[NAME])).items():
+        head = 'unnormalize_outputs' if key == 'action' else 'normalize_inputs'
+        for name, value in stats.items():
+            tensors[f'{head}.buffer_{key.replace(".", "_")}.{name}'] = value
+    save_file(tensors, folder / 'model.safetensors')
+    for path in folder.glob('policy_p*'):
+        path.unlink()
+
+
+def test_the_old_layout_gives_the_same_chunk(copy):
+    make_old(copy)
+    source, spec, networks = load(copy)
+    case = rebuild.cases()[NAME]
+    found = plan(spec, networks, case, source.sampling.steps)[spec.n_obs - 1:][:8]
+    assert np.allclose(found, case['chunk'], atol=1e-5)
+
+
+def test_the_bundle_serves_the_same_chunk_under_the_robots_names(whole, tmp_path):
+    joints = [f'joint{i}' for i in range(7)]
+    code = main(['import', str(whole), '--out', str(tmp_path / 'made'), '--rate', '20',
+                 '--state', ','.join(joints), '--camera', 'hand=observation.images.wrist',
+                 '--steps', '4', '--json', str(tmp_path / 'result.json')])
+    made = read_bundle(tmp_path / 'made')
+    case = rebuild.cases()[NAME]
+    found = plan(made.spec, load_engine(made, 'onnxruntime'), case, 10)[1:9]
+    assert code == 0 and made.spec.steps == (4, 10) and made.spec.rate == 20
+    assert [c.name for c in made.spec.cameras] == ['top', 'hand']
+    assert made.spec.state.names == tuple(joints)
+    assert np.allclose(found, case['chunk'], atol=1e-4)
+    assert json.loads((tmp_path / 'result.json').read_text())['statistics'] == 'source'
+
+
+SPOILED = {
+    'another policy': (lambda f: change(f, type='act'), "type 'act'"),
+    'a silent identity': (lambda f: change(f, num_inference_steps=200), 'num_inference_steps'),
+    'another encoder': (lambda f: change(f, vision_backbone='resnet50'), 'resnet50'),
+    'another noise schedule': (lambda f: change(f, beta_schedule='sigmoid'), 'sigmoid'),
+    'another prediction': (lambda f: change(f, prediction_type='v'), "'v'"),
+    'other weights': (lambda f: change(f, down_dims=[16, 64]), 'belong together'),
+    'a width that is missing': (lambda f: change(f, n_obs_steps=None), 'n_obs_steps'),
+    'no statistics': (lambda f: [p.unlink() for p in f.glob('policy_p*')], '--data'),
+    'a truncated file': (lambda f: (f / 'model.safetensors').write_bytes(b'1234'), 'copy'),
+    'no weights': (lambda f: (f / 'model.safetensors').unlink(), 'model.safetensors'),
+    'no JSON': (lambda f: (f / 'config.json').write_text('{'), 'damaged'),
+    'no checkpoint': (lambda f: (f / 'config.json').unlink(), 'no policy'),
+}
+
+
+@pytest.mark.parametrize('what', SPOILED)
+def test_what_is_not_supported_is_refused_in_one_line(what, copy, capsys):
+    spoil, said = SPOILED[what]
+    spoil(copy)
+    out = copy.parent / 'made'
+    assert main(['import', str(copy), '--out', str(out), '--rate', '10']) == 1
+    message = capsys.readouterr().err
+    assert said in message and message.count('\n') == 1
+    assert sorted(p.name for p in copy.parent.iterdir()) == ['source']
+
+
+@pytest.mark.parametrize('more, said', [
+    ([], '--rate'), (['--rate', '10', '--camera', 'a=observation.images.rear'], 'rear'),
+    (['--rate', '10', '--state', 'a,b'], '7 values')])
+def test_names_that_do_not_fit_are_refused(whole, tmp_path, capsys, more, said):
+    assert main(['import', str(whole), '--out', str(tmp_path / 'made'), *more]) == 1
+    assert said in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_a_hub_name_that_cannot_be_fetched_is_one_line(monkeypatch, tmp_path, capsys):
+    hub = pytest.importorskip('huggingface_hub')
+
+    def unreachable(*args, **kwargs):
+        raise OSError('no network')
+
+    monkeypatch.setattr(hub, 'snapshot_download', unreachable)
+    assert main(['import', 'someone/policy', '--out', str(tmp_path / 'made'), '--rate', '1']) == 1
+    assert 'download it elsewhere' in capsys.readouterr().err
