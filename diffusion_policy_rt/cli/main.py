@@ -12,7 +12,7 @@ from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
 
 COMMANDS = ('demo', 'expert', 'train', 'distill', 'quantize', 'export', 'eval', 'table', 'infer',
-            'bench', 'soak', 'replay', 'tune', 'info')
+            'bench', 'soak', 'replay', 'tune', 'plan', 'info')
 """One module of this package each: `HELP`, `add_arguments(parser)` and `run(args)`."""
 
 
