@@ -1,7 +1,7 @@
 """What all tests share: a hypothesis profile that repeats itself, and exported tiny policies."""
 
 import pytest
-from fakes import MODELS, tiny_spec
+from fakes import MODELS, stirred, tiny_spec
 from hypothesis import settings
 
 settings.register_profile('dprt', derandomize=True, deadline=None, max_examples=50)
@@ -24,6 +24,8 @@ def exported(tmp_path_factory):
             spec = tiny_spec(cameras=('front', 'wrist'), kind=kind, steps=(1, 2, 4, 8),
                              size=(45, 57), crop=(41, 50))
             policy = Policy(spec, MODELS[model])
+            if model == 'dit':  # a fresh one gives nothing
+                stirred(policy.denoiser)
             bundle = export_bundle(policy, MODELS[model], folder / f'{model}_{kind}', {})
             made[model, kind] = bundle, policy
         return made[model, kind]

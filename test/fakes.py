@@ -20,7 +20,20 @@ KEYPOINT_MLP = {'encoder': {'kind': 'keypoint', 'keypoints': 4, 'channels': 8},
                 'denoiser': {'kind': 'mlp', 'width': 32, 'layers': 2, 'step_dim': 16}}
 RESNET_UNET = {'encoder': {'kind': 'resnet', 'keypoints': 4, 'latent_dim': 8, 'width': 16},
                'denoiser': {'kind': 'unet', 'down_dims': [16, 32], 'groups': 4, 'step_dim': 16}}
-MODELS = {'keypoint_mlp': KEYPOINT_MLP, 'resnet_unet': RESNET_UNET}
+TRANSFORMER, DIT = ({'encoder': KEYPOINT_MLP['encoder'],
+                     'denoiser': {'kind': kind, 'width': 16, 'layers': 2, 'heads': 2}}
+                    for kind in ('transformer', 'dit'))
+MODELS = {'keypoint_mlp': KEYPOINT_MLP, 'resnet_unet': RESNET_UNET,
+          'transformer': TRANSFORMER, 'dit': DIT}
+
+
+def stirred(net):
+    """Give every weight of a torch module a value, so that no gate hides what flows."""
+    import torch
+    torch.manual_seed(0)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return net.eval()
 
 
 def precond(kind):

@@ -2,16 +2,18 @@
 
 import numpy as np
 import pytest
-from fakes import KEYPOINT_MLP, tiny_spec
+from fakes import KEYPOINT_MLP, stirred, tiny_spec
 
 torch = pytest.importorskip('torch', reason='the networks are torch modules')
 
 from diffusion_policy_rt.errors import SpecError  # noqa: E402
 from diffusion_policy_rt.model.blocks import SinusoidalPosEmb  # noqa: E402
+from diffusion_policy_rt.model.dit import DiTDenoiser  # noqa: E402
 from diffusion_policy_rt.model.encoder import (  # noqa: E402
     KeypointEncoder, ResNetEncoder, SpatialSoftmax)
 from diffusion_policy_rt.model.mlp import MLPDenoiser  # noqa: E402
 from diffusion_policy_rt.model.policy import Policy, make_encoder  # noqa: E402
+from diffusion_policy_rt.model.transformer import TransformerDenoiser  # noqa: E402
 from diffusion_policy_rt.model.unet import ConditionalUnet1D  # noqa: E402
 from diffusion_policy_rt.runtime.observation import observed  # noqa: E402
 
@@ -74,8 +76,11 @@ def test_spatial_softmax_of_a_peak_is_where_the_peak_is(row, column, x, y):
     np.testing.assert_allclose(pool(features).detach().numpy(), [[[x, y]]], atol=1e-6)
 
 
-@pytest.mark.parametrize('make', [lambda: MLPDenoiser(2, 8, 6, 32, 2, 16),
-                                  lambda: ConditionalUnet1D(2, 8, 6, (16, 32), 5, 4, 16)])
+@pytest.mark.parametrize('make', [
+    lambda: MLPDenoiser(2, 8, 6, 32, 2, 16),
+    lambda: ConditionalUnet1D(2, 8, 6, (16, 32), 5, 4, 16),
+    lambda: stirred(TransformerDenoiser(2, 8, 6, 2, 6, 16, 2, 2)),
+    lambda: stirred(DiTDenoiser(2, 8, 6, 16, 2, 2))])
 def test_a_denoiser_uses_sample_level_and_condition_of_its_own_row(make):
     torch.manual_seed(0)
     net = make().eval()

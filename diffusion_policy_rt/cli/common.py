@@ -19,6 +19,7 @@ from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.text import show
 
 if TYPE_CHECKING:
+    from diffusion_policy_rt.train.distributed import Strategy
     from diffusion_policy_rt.train.selection import ClosedLoop
 
 
@@ -72,6 +73,25 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=positive, default=os.cpu_count() or 1, metavar='N',
                         help='CPU threads (default: all cores)')
     add_seed(parser)
+
+
+def add_strategy(parser: argparse.ArgumentParser) -> None:
+    """Add how a training uses memory and processes; see `strategy`."""
+    parser.add_argument('--shard', action='store_true',
+                        help='spread weights, gradients and optimiser over the processes that '
+                             'torchrun started (FSDP2)')
+    parser.add_argument('--precision', choices=('float32', 'bfloat16'), default='float32',
+                        help='what layers compute in; weights stay float32 (default float32)')
+    parser.add_argument('--accumulate', type=positive, default=1, metavar='N',
+                        help='take each batch in N parts, one after the other (default 1)')
+    parser.add_argument('--recompute', action='store_true',
+                        help='compute activations again in the backward pass, to save memory')
+
+
+def strategy(args: argparse.Namespace) -> Strategy:
+    """Return what `add_strategy` was given."""
+    from diffusion_policy_rt.train.distributed import Strategy
+    return Strategy(args.shard, args.precision, args.accumulate, args.recompute)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:

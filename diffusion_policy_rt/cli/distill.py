@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import (
-    add_data, add_run, add_selection, closed_loop, extra, natural, provenance, write_json)
+    add_data, add_run, add_selection, add_strategy, closed_loop, extra, natural, provenance,
+    strategy, write_json)
 
 HELP = 'Distill a policy into one of few steps and write its bundle.'
 NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow')
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--epochs', type=natural, default=0, metavar='N',
                         help='passes over the data (default: the recipe\'s)')
     add_run(parser)
+    add_strategy(parser)
     add_selection(parser)
 
 
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     shipped = f'distill_{args.method.replace("-", "_")}'
     recipe = load_distill_recipe(args.recipe or shipped, args.method, args.epochs)
-    teacher, world, out, origin = read_bundle(args.teacher), join(), Path(args.out), provenance()
+    teacher, out, origin = read_bundle(args.teacher), Path(args.out), provenance()
+    world = join(strategy(args))
     selection = closed_loop(args)
     if selection is not None:
         selection.served(student_spec(teacher.spec, recipe))  # before the data are read

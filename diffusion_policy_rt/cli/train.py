@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_data, add_run, add_selection, closed_loop, extra, natural, provenance, write_json)
+    add_data, add_run, add_selection, add_strategy, closed_loop, extra, natural, provenance,
+    strategy, write_json)
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.trainer import History
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--max-episodes', type=natural, default=0, metavar='N',
                         help='learn from the first N episodes (default: the recipe\'s)')
     add_run(parser)
+    add_strategy(parser)
     add_selection(parser)
 
 
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     recipe, world, out = load_recipe(
-        args.recipe, args.epochs, args.max_episodes), join(), Path(args.out)
+        args.recipe, args.epochs, args.max_episodes), join(strategy(args)), Path(args.out)
     data = open_data(recipe, args.data)
     began, origin = time.monotonic(), provenance()
     training = Training(recipe, data, out, args.seed, world, closed_loop(args))

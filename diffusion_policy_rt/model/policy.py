@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.model.dit import DiTDenoiser
 from diffusion_policy_rt.model.encoder import KeypointEncoder, ResNetEncoder
 from diffusion_policy_rt.model.mlp import MLPDenoiser
+from diffusion_policy_rt.model.transformer import TransformerDenoiser
 from diffusion_policy_rt.model.unet import ConditionalUnet1D
 from diffusion_policy_rt.spec import PolicySpec
 
 ENCODERS = {'resnet': ResNetEncoder, 'keypoint': KeypointEncoder}
-DENOISERS = {'unet': ConditionalUnet1D, 'mlp': MLPDenoiser}
+DENOISERS = {'unet': ConditionalUnet1D, 'mlp': MLPDenoiser, 'transformer': TransformerDenoiser,
+             'dit': DiTDenoiser}
 
 
 def _make(kinds: Mapping[str, type], config: Mapping[str, Any], what: str, **shape: int) -> Any:
@@ -35,9 +38,11 @@ def make_encoder(config: Mapping[str, Any]) -> nn.Module:
 
 
 def make_denoiser(spec: PolicySpec, config: Mapping[str, Any]) -> nn.Module:
-    """Build the raw network that `config` ({'kind': 'unet' | 'mlp', ...}) describes."""
-    return _make(DENOISERS, config, 'denoiser', action_dim=len(spec.action),
-                 horizon=spec.horizon, cond_dim=spec.cond_dim)
+    """Build the raw network that `config` ({'kind': one of DENOISERS, ...}) describes."""
+    shape = {'action_dim': len(spec.action), 'horizon': spec.horizon, 'cond_dim': spec.cond_dim}
+    if config.get('kind') == 'transformer':  # it has a token per instant
+        shape |= {'n_obs': spec.n_obs, 'observed_dim': spec.observed_dim}
+    return _make(DENOISERS, config, 'denoiser', **shape)
 
 
 class Policy(nn.Module):

@@ -74,8 +74,8 @@ class Training:
         return self.policy.eval()
 
     def _fit(self, objective: Objective, title: str, how: Optimisation | None = None,
-             referee: Referee | None = None) -> nn.Module:
-        trainer = Trainer(objective, how or self.recipe.train, self.world, self.seed,
+             referee: Referee | None = None, world: World | None = None) -> nn.Module:
+        trainer = Trainer(objective, how or self.recipe.train, world or self.world, self.seed,
                           self.out / f'{title}.ckpt', self.fingerprint, referee)
         module = trainer.run(title)
         self.curves[title] = trainer.history
@@ -90,7 +90,9 @@ class Training:
         objective = KeypointObjective(
             self.policy.encoders[camera.name], camera, self.images[camera.name],
             targets.astype(np.float32), self.held_out, how.max_shift, self.world.device)
-        self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how)
+        # every process needs the encoders, to compute its conditions
+        self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how,
+                                                      world=self.world.replicated())
 
     def _latent_objective(self) -> LatentObjective:
         observed = frozen_conditions(self.policy, self.images, self.states, self.windows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +17,12 @@ from tqdm import tqdm
 
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.files import whole_file
+from diffusion_policy_rt.train import shards
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.ema import EMA
 from diffusion_policy_rt.train.recipe import Optimisation
+from diffusion_policy_rt.train.share import BatchShare
+from diffusion_policy_rt.train.sharding import outline, whole
 
 
 class Objective(Protocol):
@@ -63,15 +66,21 @@ class Trainer:
     """Fits an objective.
 
     Every random choice of step k comes from (seed, k), so that a run that was killed and resumed
-    is the run that was not.
+    is the run that was not, in however many processes.
     """
 
     def __init__(self, objective: Objective, how: Optimisation, world: World, seed: int,
                  checkpoint: Path, fingerprint: str, referee: Referee | None = None) -> None:
         self.objective, self.how, self.world, self.seed = objective, how, world, seed
         self.checkpoint, self.fingerprint = checkpoint, fingerprint
-        self.module = objective.module.to(world.device)
+        if how.batch_size % world.parts:
+            raise DprtError(f'batch_size {how.batch_size} is not divisible by the {world.parts} '
+                            'parts that processes and --accumulate take it in')
+        self.module = objective.module
+        self.outline = outline(self.module)
         self.ema = EMA(self.module, how.ema_decay)
+        for placed, trained in ((self.module, True), (self.ema.module, False)):
+            world.place(placed, trained)
         self.referee, self.history = referee, History()
         self.best: dict[str, Any] = {'distance': math.inf, 'epoch': 0, 'weights': {}}
         self.step = 0
@@ -92,88 +101,147 @@ class Trainer:
         done = (step - warmup) / max(1, self.total - warmup)
         return self.how.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
-    def rows_at(self, step: int) -> np.ndarray:
-        """Return this process's rows of batch `step`."""
+    def rows_at(self, step: int, part: int = 0) -> np.ndarray:
+        """Return this process's rows of batch `step`, of its `part` of them."""
         epoch, batch = divmod(step, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch)).permutation(self.objective.train_rows)
         rows = order[batch * self.how.batch_size:(batch + 1) * self.how.batch_size]
-        return rows[self.world.rank::self.world.size]
+        return rows[self._index(part)::self.world.parts]
+
+    def _index(self, part: int) -> int:
+        return part * self.world.size + self.world.rank
+
+    def rng(self, part: int = 0) -> np.random.Generator:
+        """Return the source of this step's random choices, for the rows of a part."""
+        return BatchShare((self.seed, self.step, 0), self._index(part), self.world.parts)
 
     def train_step(self) -> float:
         """Take one optimiser step and return its loss."""
         self.module.train()
-        loss = self.objective.loss(self.module, self.rows_at(self.step), self.rng())
-        self.descend(loss, self.module, self.optimiser, self.rate_at(self.step))
+        loss = self.descend(lambda rows, rng: self.objective.loss(self.module, rows, rng),
+                            self.module, self.optimiser, self.rate_at(self.step))
         self.ema.update(self.module, self.step)
         self.step += 1
-        return loss.item()
+        return loss
 
-    def rng(self) -> np.random.Generator:
-        """Return the source of this step's random choices, in this process."""
-        return np.random.default_rng((self.seed, self.step, self.world.rank))
+    def descend(self, loss: Callable[[np.ndarray, np.random.Generator], Tensor],
+                module: nn.Module, optimiser: torch.optim.Optimizer, rate: float) -> float:
+        """Move `module` down the loss of this step's rows, and return the loss.
 
-    def descend(self, loss: Tensor, module: nn.Module, optimiser: torch.optim.Optimizer,
-                rate: float) -> None:
-        """Move `module` down the loss; DprtError, and nothing moved, where it is not finite."""
+        DprtError, and nothing moved, where it is not finite.
+        """
         for group in optimiser.param_groups:
             group['lr'] = rate
         optimiser.zero_grad()
-        loss.backward()
-        self.world.average_gradients(module)
+        total = self.world.mean(self._gradients(loss, module))
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.how.clip_norm)
-        if not torch.isfinite(norm):
+        if not np.isfinite(float(getattr(norm, 'full_tensor', lambda: norm)())):
             raise DprtError(f'the loss became non-finite at step {self.step}; the last good '
                             f'checkpoint is {self.checkpoint}; lower the learning rate')
         optimiser.step()
+        return total
+
+    def _gradients(self, loss: Callable[[np.ndarray, np.random.Generator], Tensor],
+                   module: nn.Module) -> float:
+        """Sum up the gradients of all parts; return this process's mean loss."""
+        parts, total = self.world.strategy.accumulate, 0.0
+        for part in range(parts):
+            self.world.hold_gradients(module, part < parts - 1)
+            with self.world.compute():
+                mean = loss(self.rows_at(self.step, part), self.rng(part)) / parts
+            mean.backward()
+            total += mean.item()
+        self.world.average_gradients(module)
+        return total
+
+    def networks(self) -> dict[str, shards.Network]:
+        """Return the networks that a checkpoint holds, with their optimisers."""
+        return {'module': (self.module, self.optimiser), 'ema': (self.ema.module, None)}
+
+    @property
+    def shards(self) -> Path:
+        """Where the checkpoints of sharded runs are."""
+        return self.checkpoint.with_suffix('.shards')
 
     def save(self) -> None:
         """Write the checkpoint: whole, or not at all."""
-        if not self.world.leads:
-            return
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(self.checkpoint) as partial:
-            torch.save(self.state(), partial)
+        if self.world.strategy.shard:
+            shards.save(self.shards, self.step, self.networks(), self.best['weights'],
+                        self.facts(), self.world.leads)
+        elif self.world.leads:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.checkpoint) as partial:
+                torch.save(self.state(), partial)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the rest of the run depends on beside its networks and the best weights."""
+        return {'step': self.step, 'train': self.history.train,
+                'validation': self.history.validation, 'seconds': self.history.seconds,
+                'fingerprint': self.fingerprint, 'measures': self.history.measures,
+                'best': {**self.best, 'weights': bool(self.best['weights'])}}
 
     def state(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
-        return {'module': self.module.state_dict(), 'ema': self.ema.module.state_dict(),
-                'optimiser': self.optimiser.state_dict(), 'step': self.step,
-                'train': self.history.train, 'validation': self.history.validation,
-                'seconds': self.history.seconds, 'fingerprint': self.fingerprint,
-                'measures': self.history.measures, 'best': self.best}
+        states: dict[str, Any] = {}
+        for name, (network, optimiser) in self.networks().items():
+            states[name] = network.state_dict()
+            if optimiser is not None:
+                states[optimiser_key(name)] = optimiser.state_dict()
+        return self.facts() | {'best': self.best} | states
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what `state` returned."""
-        self.module.load_state_dict(state['module'])
-        self.ema.module.load_state_dict(state['ema'])
-        self.optimiser.load_state_dict(state['optimiser'])
-        self.step = state['step']
-        self.best = state.get('best', self.best)  # a checkpoint of a run that chose none lacks it
+        for name, (network, optimiser) in self.networks().items():
+            network.load_state_dict(state[name])
+            if optimiser is not None:
+                optimiser.load_state_dict(state[optimiser_key(name)])
+        # a checkpoint of a run that chose none lacks it
+        self._take_up(state, state.get('best', self.best))
+
+    def _take_up(self, facts: Mapping[str, Any], best: dict[str, Any]) -> None:
+        self.step, self.best = facts['step'], best
         self.history = History(
-            train=list(state['train']), validation=list(state['validation']),
-            measures=list(state.get('measures', ())), seconds=state['seconds'],
-            best_epoch=self.best['epoch'])
+            train=list(facts['train']), validation=list(facts['validation']),
+            measures=list(facts.get('measures', ())), seconds=facts['seconds'],
+            best_epoch=best['epoch'])
 
     def resume(self) -> bool:
         """Take up the checkpoint if there is one; DprtError if it belongs to another run."""
+        if self.world.strategy.shard:
+            return self._resume_shards()
         if not self.checkpoint.is_file():
             return False
         state: Mapping[str, Any] = torch.load(
             self.checkpoint, map_location=self.world.device, weights_only=True)
-        if state['fingerprint'] != self.fingerprint:
-            raise DprtError(f'{self.checkpoint} belongs to another recipe, seed or data set, '
-                            'or to another --eval-every; choose another --out or remove it')
+        self._check(state, self.checkpoint)
         self.restore(state)
         return True
+
+    def _resume_shards(self) -> bool:
+        folder = shards.newest(self.shards)
+        if folder is None:
+            return False
+        facts = shards.read_facts(folder)
+        self._check(facts, folder)
+        kept = shards.load(folder, self.networks(), facts['best']['weights'])
+        self._take_up(facts, {**facts['best'], 'weights': kept})
+        return True
+
+    def _check(self, state: Mapping[str, Any], path: Path) -> None:
+        if state['fingerprint'] != self.fingerprint:
+            raise DprtError(f'{path} belongs to another recipe, seed or data set, '
+                            'or to another --eval-every; choose another --out or remove it')
 
     def run(self, title: str) -> nn.Module:
         """Train to the end, from the checkpoint if there is one; return the averaged module."""
         self.resume()
         bar = tqdm(total=self.total * self.how.batch_size, initial=self.step * self.how.batch_size,
                    desc=title, unit='sample', unit_scale=True, disable=not self.world.leads)
-        with bar:  # closed before an error is told, or it would draw over it
+        again = 'start the same command again: it goes on from its last checkpoint'
+        # closed before an error is told, or it would draw over it
+        with self.world.together(again), bar:
             self._epochs(bar)
-        return self.result()
+            return self.result()
 
     def _epochs(self, bar: tqdm) -> None:
         losses: list[float] = []
@@ -202,11 +270,12 @@ class Trainer:
     def end_epoch(self, loss: float) -> None:
         """Enter the epoch's mean loss and what its averaged module measures into the history."""
         history, epoch = self.history, len(self.history.train) + 1
-        validation, measures, distance = self.measure()
+        with self.world.compute():
+            validation, measures, distance = self.measure()
         if self.referee is not None:
             distance = None
-            if self.world.leads and self.referee.due(epoch, self.how.epochs):
-                played = self.referee.measure(self.ema.module)
+            if self.referee.due(epoch, self.how.epochs):
+                played = self._referee(self.referee)
                 measures, distance = {**measures, **played}, shortfall(played)
         history.train.append(loss)
         history.validation.append(validation)
@@ -215,6 +284,17 @@ class Trainer:
             history.best_epoch = epoch
             self.best = {'distance': distance, 'epoch': epoch,
                          'weights': copy.deepcopy(self.ema.module.state_dict())}
+
+    def _referee(self, referee: Referee) -> dict[str, float]:
+        """Let the process that leads evaluate the averaged module, and tell the others."""
+        module = self.gathered()
+        return self.world.told(referee.measure(module) if self.world.leads else {})
+
+    def gathered(self) -> nn.Module:
+        """Return the averaged module; where it is sharded, all of it in the leading process."""
+        if not self.world.strategy.shard:
+            return self.ema.module
+        return whole(self.ema.module, self.outline, self.world.leads)
 
     def measure(self) -> tuple[float, dict[str, float], float | None]:
         """Return the averaged module's validation, what else was measured, and its distance.
@@ -227,7 +307,12 @@ class Trainer:
         """Return the module that the run amounts to: the averaged one, of the best epoch."""
         if self.best['weights']:
             self.ema.module.load_state_dict(self.best['weights'])
-        return self.ema.module
+        return self.gathered()
+
+
+def optimiser_key(name: str) -> str:
+    """Return the name of a network's optimiser in a checkpoint."""
+    return 'optimiser' if name == 'module' else f'{name}_optimiser'
 
 
 def shortfall(measures: Mapping[str, float]) -> float:

@@ -75,7 +75,7 @@ class Consistency:
         """Draw the numbers of levels s, u, t [count]: u below s, and t at or below u."""
         last = len(self.levels) - 1
         start = rng.integers(last, size=count) * (rng.random(count) >= self.how.from_start)
-        end = rng.integers(start + 1, last + 1)
+        end = start + 1 + np.floor(rng.random(count) * (last - start)).astype(int)
         end[rng.random(count) < self.how.to_end] = last
         between = start + 1 + rng.integers(self.how.ode_steps, size=count)
         return start, np.minimum(between, end), end

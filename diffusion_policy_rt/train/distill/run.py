@@ -67,6 +67,9 @@ class Distillation:
     def __init__(self, teacher: Bundle, recipe: DistillRecipe, data: Sequence[str | Path],
                  out: Path, seed: int, world: World,
                  closed_loop: ClosedLoop | None = None) -> None:
+        if recipe.method == 'meanflow' and (world.strategy.shard or world.strategy.recompute):
+            raise SpecError('meanflow differentiates forward, through which neither --shard nor '
+                            '--recompute can; leave them off, or choose another --method')
         self.closed_loop = closed_loop
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
         self.method = METHODS[recipe.method]
@@ -85,6 +88,7 @@ class Distillation:
             self.student.denoiser.load_state_dict(self.teacher.denoiser.state_dict(),
                                                   strict=not self.method.stop_time)
         self.module: nn.Module = self.student.denoiser
+        self.teacher_module: nn.Module = self.teacher.denoiser
         self.comparison = Comparison(
             NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond, self.layout),
             teacher.spec, without_prefix(self.layout, self.observed[self.compared]))

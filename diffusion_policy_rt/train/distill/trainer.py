@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from diffusion_policy_rt.train.distill.methods import Loss
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.recipe import Optimisation
+from diffusion_policy_rt.train.shards import Network
 from diffusion_policy_rt.train.trainer import Referee, Trainer
 
 
@@ -20,6 +21,7 @@ class Task(Protocol):
     """What is distilled: a student, batches, and what its chunks are compared with."""
 
     module: nn.Module
+    teacher_module: nn.Module
     train_rows: np.ndarray
 
     def loss_of(self, student: nn.Module, average: nn.Module) -> Loss:
@@ -46,30 +48,28 @@ class DistillTrainer(Trainer):
         self.loss = task.loss_of(self.module, self.ema.module)
         self.critic_optimiser: torch.optim.Optimizer | None = None
         if self.loss.critic is not None:
-            self.loss.critic.to(world.device)
+            world.place(self.loss.critic)
             self.critic_optimiser = self._optimiser(self.loss.critic)
+        world.place(task.teacher_module, trained=False)
 
     def train_step(self) -> float:
         """Move the student, or its critic; return the loss of the one that moved."""
-        rng, rate = self.rng(), self.rate_at(self.step)
-        batch = self.task.batch(self.rows_at(self.step), rng)
-        every = self.loss.how.student_every if self.critic_optimiser else 1
-        if self.critic_optimiser and self.step % every:
-            moved = self._critic_step(batch, rate, rng)
+        rate, loss = self.rate_at(self.step), cast(Any, self.loss)
+        every = loss.how.student_every if self.critic_optimiser else 1
+        if self.critic_optimiser is not None and self.step % every:
+            moved = self.descend(self._of_batch(loss.critic_loss), loss.critic,
+                                 self.critic_optimiser, rate * loss.how.critic_rate)
         else:
             self.module.train()
-            moved = self.loss.student_loss(*batch, rng)
-            self.descend(moved, self.module, self.optimiser, rate)
+            moved = self.descend(self._of_batch(loss.student_loss), self.module,
+                                 self.optimiser, rate)
             self.ema.update(self.module, self.step // every)
         self.step += 1
-        return moved.item()
-
-    def _critic_step(self, batch: tuple[Tensor, Tensor], rate: float,
-                     rng: np.random.Generator) -> Tensor:
-        loss, optimiser = cast(Any, self.loss), cast(torch.optim.Optimizer, self.critic_optimiser)
-        moved: Tensor = loss.critic_loss(*batch, rng)
-        self.descend(moved, loss.critic, optimiser, rate * loss.how.critic_rate)
         return moved
+
+    def _of_batch(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return the loss as one of rows."""
+        return lambda rows, rng: loss(*self.task.batch(rows, rng), rng)
 
     def measure(self) -> tuple[float, dict[str, float], float | None]:
         """Compare the averaged student with the teacher, over all step counts."""
@@ -77,16 +77,9 @@ class DistillTrainer(Trainer):
         distance = float(np.mean([v for k, v in measures.items() if k.startswith('energy')]))
         return distance, measures, distance
 
-    def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the run depends on."""
-        if not self.critic_optimiser or self.loss.critic is None:
-            return super().state()
-        return super().state() | {'critic': self.loss.critic.state_dict(),
-                                  'critic_optimiser': self.critic_optimiser.state_dict()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned."""
-        super().restore(state)
+    def networks(self) -> dict[str, Network]:
+        """Return the networks that a checkpoint holds, with their optimisers."""
+        made = super().networks()
         if self.critic_optimiser and self.loss.critic is not None:
-            self.loss.critic.load_state_dict(state['critic'])
-            self.critic_optimiser.load_state_dict(state['critic_optimiser'])
+            made['critic'] = self.loss.critic, self.critic_optimiser
+        return made

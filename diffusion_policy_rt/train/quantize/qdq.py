@@ -22,7 +22,8 @@ from diffusion_policy_rt.train.quantize.forms import Feed
 
 DTYPE = 'int8-qdq'
 KEPT = ('*step_encoder*', '*stop_encoder*', '*cond_encoder*', '*film*', 'inputs', 'left', 'right',
-        '*outputs*', '*final_conv.1', '*pool.nets', 'down_modules.0.0.conv1*', 'backbone.0')
+        '*modulation*', 'input_emb', 'cond_obs_emb', 'prefix_emb', 'head', '*outputs*',
+        '*final_conv.1', '*pool.nets', 'down_modules.0.0.conv1*', 'backbone.0')
 """Layers that stay high: first and last, the embedding of the level, what the condition scales."""
 WEIGHTS = {'num_bits': 8, 'axis': 0}
 INPUTS = {'num_bits': 8, 'axis': None}

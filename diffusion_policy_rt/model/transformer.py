@@ -1,0 +1,99 @@
+"""The transformer denoiser of Diffusion Policy (Chi et al. 2023, section III-A).
+
+Module names follow the published implementation, so that its weights map by name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.model.attention import Attention, causal_mask
+from diffusion_policy_rt.model.blocks import SinusoidalPosEmb, stop_encoder
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention to the memory, two linear layers; each after a norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.self_attn, self.multihead_attn = Attention(width, heads), Attention(width, heads)
+        self.linear1, self.linear2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.activation = nn.GELU()
+
+    def forward(self, h: Tensor, memory: Tensor, mask: Tensor | None,
+                memory_mask: Tensor | None) -> Tensor:
+        normed = self.norm1(h)
+        h = h + self.self_attn(normed, normed, mask)
+        h = h + self.multihead_attn(self.norm2(h), memory, memory_mask)
+        return h + self.linear2(self.activation(self.linear1(self.norm3(h))))
+
+
+class TransformerDenoiser(nn.Module):
+    """Raw network F: x [B, H, A], c_noise [B], cond [B, C] -> [B, H, A].
+
+    The actions are tokens that attend to each other and to a memory: the noise level, the
+    observation of each instant and, where the condition goes on behind `observed_dim`, the
+    committed actions. With `causal` an action sees none after it, and the observations up to its
+    own instant. With `stop_time` it takes c_stop [B] too, of the level that the step goes to.
+    Trained without the published dropout: a resumed run must be the run that was not killed.
+    """
+
+    def __init__(self, action_dim: int, horizon: int, cond_dim: int, n_obs: int,
+                 observed_dim: int, width: int = 256, layers: int = 8, heads: int = 4,
+                 causal: bool = True, stop_time: bool = False,
+                 step_frequency: float = 1.0) -> None:
+        super().__init__()
+        self.n_obs, self.observed_dim = n_obs, observed_dim
+        tail = cond_dim - observed_dim
+        tokens = 1 + n_obs + bool(tail)
+        self.level = SinusoidalPosEmb(width, step_frequency)
+        self.stop_encoder = stop_encoder(width, step_frequency) if stop_time else None
+        self.input_emb = nn.Linear(action_dim, width)
+        self.cond_obs_emb = nn.Linear(observed_dim // n_obs, width)
+        self.prefix_emb = nn.Linear(tail, width) if tail else None
+        self.pos_emb = nn.Parameter(torch.zeros(1, horizon, width))
+        self.cond_pos_emb = nn.Parameter(torch.zeros(1, tokens, width))
+        self.encoder = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.Mish(), nn.Linear(4 * width, width))
+        self.decoder = nn.ModuleDict({'layers': nn.ModuleList(
+            DecoderLayer(width, heads) for _ in range(layers))})
+        self.ln_f, self.head = nn.LayerNorm(width), nn.Linear(width, action_dim)
+        self._masks(horizon, tokens, causal)
+        self._start()
+
+    def _masks(self, horizon: int, tokens: int, causal: bool) -> None:
+        memory = causal_mask(horizon, tokens, lead=1)  # behind the level's token
+        memory[:, 1 + self.n_obs:] = 0  # what is committed concerns every action
+        for name, mask in (('mask', causal_mask(horizon, horizon)), ('memory_mask', memory)):
+            self.register_buffer(name, mask if causal else None, persistent=False)
+
+    def _start(self) -> None:
+        """Draw the published first weights: deviation 0.02, no bias."""
+        stopped = set() if self.stop_encoder is None else set(self.stop_encoder.modules())
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module not in stopped:
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for embedding in (self.pos_emb, self.cond_pos_emb):
+            nn.init.normal_(embedding, std=0.02)
+
+    def memory(self, c_noise: Tensor, cond: Tensor, c_stop: Tensor | None = None) -> Tensor:
+        """Return what the actions attend to, [B, S, W]; only token 0 depends on the levels."""
+        level = self.level(c_noise)
+        if self.stop_encoder is not None:
+            level = level + self.stop_encoder(c_stop)
+        observed = cond[:, :self.observed_dim].unflatten(1, (self.n_obs, -1))
+        tokens = [level[:, None], self.cond_obs_emb(observed)]
+        if self.prefix_emb is not None:
+            tokens.append(self.prefix_emb(cond[:, None, self.observed_dim:]))
+        return self.encoder(torch.cat(tokens, dim=1) + self.cond_pos_emb)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
+                c_stop: Tensor | None = None) -> Tensor:
+        memory = self.memory(c_noise, cond, c_stop)
+        h = self.input_emb(x) + self.pos_emb
+        for layer in self.decoder['layers'].children():
+            h = layer(h, memory, self.mask, self.memory_mask)
+        return self.head(self.ln_f(h))

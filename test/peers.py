@@ -1,0 +1,138 @@
+"""One process of a sharded run, and how the tests start several."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fakes import TRANSFORMER, stirred, tiny_spec
+
+ROWS = 72
+
+
+def start(size, out, **options):
+    """Start `size` processes of one run; return them. `options` are those of `main`."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, 'WORLD_SIZE': str(size), 'MASTER_ADDR': '127.0.0.1',
+              'MASTER_PORT': str(port), 'OMP_NUM_THREADS': '1',
+              'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent.parent), *sys.path[:1],
+                                             os.environ.get('PYTHONPATH', '')])}
+    return [subprocess.Popen(
+        [sys.executable, __file__, json.dumps({'out': str(out), **options})],
+        env={**common, 'RANK': str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True) for rank in range(size)]
+
+
+def finish(processes, timeout=120):
+    """Wait for all; return each one's exit code, and what it said."""
+    said = [p.communicate(timeout=timeout) for p in processes]
+    return [(p.returncode, out, error) for p, (out, error) in zip(processes, said)]
+
+
+def results(ended):
+    """Return what each process printed; the run must have ended well."""
+    assert [code for code, _, _ in ended] == [0] * len(ended), ended
+    return [json.loads(out.splitlines()[-1]) for _, out, _ in ended]
+
+
+def objective():
+    """Return the objective of all these runs: a tiny transformer on random chunks."""
+    import torch
+
+    from diffusion_policy_rt.model.policy import Policy
+    from diffusion_policy_rt.train.objectives import LatentObjective
+
+    spec, rng = tiny_spec(), np.random.default_rng(0)
+    policy = Policy(spec, TRANSFORMER)
+    stirred(policy.denoiser)
+    chunks = rng.standard_normal((ROWS, 8, 2)).astype(np.float32)
+    return LatentObjective(
+        policy, rng.standard_normal((ROWS, spec.cond_dim), np.float32), chunks,
+        np.arange(ROWS) >= 64, np.full(spec.cond_dim, 0.01), how(), torch.device('cpu'))
+
+
+def how(epochs=4):
+    """Return how they are optimised: two steps an epoch."""
+    from diffusion_policy_rt.train.recipe import Training
+    return Training(epochs=epochs, batch_size=32, learning_rate=1e-3, warmup_steps=2)
+
+
+def task():
+    """Return a stand-in for a distillation: one network teaches another of its kind."""
+    from diffusion_policy_rt.model.policy import make_denoiser
+    from diffusion_policy_rt.train.distill.methods import METHODS, Networks
+    from diffusion_policy_rt.train.distill.onedp import OneDPOptions
+
+    class Task:
+        def __init__(self):
+            made = objective()
+            self.spec, self.train_rows = tiny_spec(), made.train_rows
+            self.module, self.teacher_module = (stirred(make_denoiser(
+                self.spec, TRANSFORMER['denoiser'])) for _ in range(2))
+            self.teacher_module.requires_grad_(False)
+            self.chunks, self.observed = made.chunks, made.observed
+
+        def loss_of(self, student, average):
+            critic = stirred(make_denoiser(
+                self.spec, {**TRANSFORMER['denoiser'], 'stop_time': True}))
+            return METHODS['onedp-s'].make(Networks(
+                student, average, self.spec.precond, self.teacher_module, self.spec.precond,
+                critic), OneDPOptions(student_every=2))
+
+        def batch(self, rows, rng):
+            return self.chunks[rows], self.observed[rows]
+
+        def measure(self, module):
+            import torch
+            with torch.no_grad():
+                out = module(self.chunks[:4], torch.ones(4), self.observed[:4])
+            return {'energy_1': float(out.square().mean())}
+
+    return Task()
+
+
+def main(out, distil=False, kill=(-1, -1), stop=-1, **strategy):
+    """Run to the end; at step kill[1] process kill[0] dies, at step `stop` all end in order."""
+    import torch
+
+    from diffusion_policy_rt.errors import DprtError
+    from diffusion_policy_rt.train.distill.trainer import DistillTrainer
+    from diffusion_policy_rt.train.distributed import Strategy, join
+    from diffusion_policy_rt.train.trainer import Trainer
+
+    torch.set_num_threads(1)
+    world = join(Strategy(**strategy))
+    made = (DistillTrainer if distil else Trainer)(
+        task() if distil else objective(), how(), world, 3, Path(out) / 'policy.ckpt', 'run')
+    step = made.train_step
+
+    def watched():
+        if (world.rank, made.step) == tuple(kill):
+            os._exit(9)
+        if made.step == stop:
+            raise KeyboardInterrupt
+        return step()
+
+    made.train_step = watched
+    try:
+        whole = made.run('test')
+    except DprtError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        whole = None
+    if whole is not None and world.leads:
+        torch.save(whole.state_dict(), Path(out) / 'whole.pt')
+    held = sum(getattr(p, 'to_local', lambda p=p: p)().numel()
+               for p in made.module.parameters())
+    print(json.dumps({'train': made.history.train, 'validation': made.history.validation,
+                      'held': held, 'all': sum(p.numel() for p in made.module.parameters())}))
+
+
+if __name__ == '__main__':
+    main(**json.loads(sys.argv[1]))

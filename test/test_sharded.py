@@ -1,0 +1,95 @@
+"""Sharded runs are the run of one process: their curves, their result, killed and resumed."""
+
+import json
+
+import numpy as np
+import peers
+import pytest
+
+torch = pytest.importorskip('torch', reason='training needs torch')
+
+from diffusion_policy_rt.train.distill.trainer import DistillTrainer  # noqa: E402
+from diffusion_policy_rt.train.distributed import Strategy, World  # noqa: E402
+from diffusion_policy_rt.train.share import BatchShare  # noqa: E402
+from diffusion_policy_rt.train.trainer import Trainer  # noqa: E402
+
+TOLERANCE = 1e-4
+"""Relative; sums over processes are in another order."""
+
+
+def alone(folder, distil=False, **strategy):
+    """Train in this process; return the trainer and its result."""
+    world = World(0, 1, torch.device('cpu'), Strategy(**strategy))
+    made = (DistillTrainer if distil else Trainer)(
+        peers.task() if distil else peers.objective(), peers.how(), world, 3,
+        folder / 'alone.ckpt', 'run')
+    return made, made.run('test')
+
+
+def check(folder, result, expected, whole):
+    for curve in ('train', 'validation'):
+        np.testing.assert_allclose(result[curve], getattr(expected.history, curve),
+                                   rtol=TOLERANCE)
+    made = torch.load(folder / 'whole.pt', weights_only=True)
+    assert made.keys() == whole.state_dict().keys()
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(made[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('distil', [False, True])
+def test_two_processes_with_half_of_the_weights_each_are_one(tmp_path, distil):
+    running = peers.start(2, tmp_path, distil=distil, shard=True)
+    expected, whole = alone(tmp_path, distil)
+    for result in peers.results(peers.finish(running)):
+        check(tmp_path, result, expected, whole)
+        assert 0.4 < result['held'] / result['all'] < 0.6
+
+
+def test_a_killed_run_says_so_and_goes_on_in_one_process_and_then_in_four(tmp_path):
+    killed = peers.start(2, tmp_path, shard=True, kill=[1, 5])
+    expected, whole = alone(tmp_path)
+    (code, _, said), (nine, _, _) = peers.finish(killed)
+    assert (code, nine) == (1, 9)
+    assert 'process 0 of 2 lost another one' in said and 'start the same command again' in said
+    part, = peers.results(peers.finish(peers.start(1, tmp_path, shard=True, stop=7)))
+    np.testing.assert_allclose(part['train'], expected.history.train[:3], rtol=TOLERANCE)
+    for result in peers.results(peers.finish(peers.start(
+            4, tmp_path, shard=True, accumulate=2, recompute=True))):
+        check(tmp_path, result, expected, whole)
+    facts = json.loads(next(tmp_path.glob('policy.shards/*/run.json')).read_text())
+    assert facts['step'] == 8 and len(list(tmp_path.glob('policy.shards/*'))) == 1
+
+
+def test_parts_and_recomputed_activations_leave_the_curve_as_it_is(tmp_path):
+    expected, whole = alone(tmp_path / 'a')
+    made, result = alone(tmp_path / 'b', accumulate=4, recompute=True)
+    np.testing.assert_allclose(made.history.train, expected.history.train, rtol=TOLERANCE)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(result.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_bfloat16_layers_learn_with_float32_weights(tmp_path):
+    expected = alone(tmp_path / 'a')[0]
+    made = alone(tmp_path / 'b', precision='bfloat16')[0]
+    assert made.history.train != expected.history.train
+    np.testing.assert_allclose(made.history.train, expected.history.train, rtol=0.05)
+    assert {p.dtype for p in made.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize('draw', [
+    lambda rng, n: rng.standard_normal((n, 3), np.float32), lambda rng, n: rng.random(n),
+    lambda rng, n: rng.integers(5, size=n), lambda rng, n: rng.integers(-9, [9, 3], (n, 2))])
+def test_the_parts_of_a_batch_draw_what_the_batch_draws(draw):
+    whole = draw(np.random.default_rng((1, 2)), 12)
+    parts = [draw(BatchShare((1, 2), part, 4), 3) for part in range(4)]
+    for part in range(4):
+        np.testing.assert_array_equal(parts[part], whole[part::4])
+
+
+def test_a_seed_for_something_else_is_another_in_each_part():
+    assert len({int(BatchShare((1,), part, 4).integers(2**40)) for part in range(4)}) == 4
+
+
+def test_a_batch_that_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(Exception, match='32 is not divisible by the 5 parts'):
+        alone(tmp_path, accumulate=5)
