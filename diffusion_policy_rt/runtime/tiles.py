@@ -29,6 +29,8 @@ MOST = 0.2
 """Share of the image above which changed rectangles are not worth more than encoding it whole."""
 SOME = 8
 """Every so many rows are compared first: enough to tell that most of an image moved."""
+ROUNDING = 1e-3
+"""Of differences of whole numbers 0..255 that were scaled and back."""
 ON_THE_ARM = ('wrist', 'hand', 'gripper', 'arm')
 """In the name of a camera that moves, so that all of its image does."""
 COUNTS = ('unchanged', 'patched', 'whole', 'refreshed')
@@ -140,7 +142,7 @@ class TiledEncoder:
         if not threshold:
             return largest(image != held, rows)
         difference = largest(np.abs(image - held) * self._levels, rows)
-        dirty = ~(difference <= threshold)  # what is no number differs from everything
+        dirty = ~(difference <= threshold + ROUNDING)  # what is no number differs from everything
         self.drift = float(difference[~dirty].max(initial=0.0))
         return dirty
 
