@@ -23,7 +23,7 @@ KEYPOINT = {'encoder': {'kind': 'keypoint', 'keypoints': 4, 'channels': 16},
 def wide(tmp_path_factory):
     """Return a bundle of two cameras whose images are large beside a tile."""
     torch.manual_seed(0)
-    spec = tiny_spec(cameras=('front', 'wrist'), size=(150, 170), crop=(141, 160))
+    spec = tiny_spec(cameras=('front', 'wrist'), size=(170, 180), crop=(161, 170))
     return export_bundle(Policy(spec, KEYPOINT), KEYPOINT, tmp_path_factory.mktemp('wide') / 'b',
                          {})
 
@@ -33,12 +33,12 @@ def test_parts_of_images_have_the_bits_of_whole_ones(wide):
     encoder = TiledEncoder(camera, engine.staged('front'),
                            lambda image: engine.encode('front', image), TileRule(True))
     rng = np.random.default_rng(0)
-    image = rng.standard_normal((3, 141, 160), np.float32)
+    image = rng.standard_normal((3, 161, 170), np.float32)
     for number in range(60):
         np.testing.assert_array_equal(encoder.encode(image.copy(), number),
                                       engine.encode('front', image))
         for _ in range(rng.integers(3)):
-            top, left, size = rng.integers(141), rng.integers(160), rng.integers(1, 30)
+            top, left, size = rng.integers(161), rng.integers(170), rng.integers(1, 30)
             part = image[:, top:top + size, left:left + size]
             part[:] = rng.standard_normal(part.shape, np.float32)
     assert encoder.counts['patched'] > 30
@@ -47,7 +47,7 @@ def test_parts_of_images_have_the_bits_of_whole_ones(wide):
 def moving(stamp, name):
     """Return an image in which a square moves over a still background."""
     rgb = np.random.default_rng(sum(name.encode())).integers(
-        0, 256, (150, 170, 3), dtype=np.uint8)
+        0, 256, (170, 180, 3), dtype=np.uint8)
     place = 20 + 7 * ((stamp - START) // STEP)
     rgb[place:place + 12, 60:72] = 255
     return Frame(name, stamp, stamp, lambda: rgb)

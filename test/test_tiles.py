@@ -12,7 +12,7 @@ from diffusion_policy_rt.runtime.ports import Stage, Staged
 from diffusion_policy_rt.runtime.tiles import TiledEncoder, TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
 
-SIZE = (80, 96)
+SIZE, LARGE = (80, 96), (160, 176)
 GREY = 1 / 127.5  # of an input that was scaled by a deviation of 0.5
 SECOND = 1_000_000_000
 
@@ -50,12 +50,12 @@ def whole_sum(image, staged=None):
 def make(calls=None, encode=whole_sum, **rule):
     """Return a tiled encoder; `calls` takes the shapes that its layers were given."""
     camera = tiny_spec(size=SIZE).cameras[0]
-    return TiledEncoder(camera, staged_sum(calls), encode, TileRule(True, **rule))
+    return TiledEncoder(camera, staged_sum(calls), encode, TileRule(True, **rule), least=0)
 
 
-def picture(seed=0):
+def picture(seed=0, size=SIZE):
     """Return an image of whole numbers, float32 [3, h, w]."""
-    return np.random.default_rng(seed).integers(0, 9, (3, *SIZE)).astype(np.float32)
+    return np.random.default_rng(seed).integers(0, 9, (3, *size)).astype(np.float32)
 
 
 def with_patch(image, top, left, rows=12, columns=12):
@@ -105,6 +105,14 @@ def test_when_all_moves_the_image_is_encoded_whole_and_nothing_else_is_done():
     for number in range(4):
         encoder.encode(picture(number), number)
     assert not calls and encoder.counts['whole'] == 4 and encoder.reused == 0
+
+
+def test_a_small_image_is_encoded_whole_or_not_at_all():
+    camera = tiny_spec(size=SIZE).cameras[0]
+    encoder = TiledEncoder(camera, staged_sum(), whole_sum, TileRule(True))
+    for image in (picture(), picture(), with_patch(picture(), 9, 9, 1, 1)):
+        np.testing.assert_array_equal(encoder.encode(image, 0), whole_sum(image))
+    assert encoder.counts == {'unchanged': 1, 'patched': 0, 'whole': 2, 'refreshed': 0}
 
 
 def test_noise_below_the_threshold_is_no_change_and_never_adds_up():
@@ -196,7 +204,7 @@ def test_an_engine_that_raises_half_way_leaves_nothing_half_way():
         return stage.run(x)
 
     broken = Staged((Stage(5, 2, 2, run), *rest), staged_sum().head)
-    encoder = TiledEncoder(tiny_spec(size=SIZE).cameras[0], broken, whole_sum, TileRule(True))
+    encoder = TiledEncoder(tiny_spec(size=SIZE).cameras[0], broken, whole_sum, TileRule(True), 0)
     image = picture()
     encoder.encode(image, 0)
     encoder.encode(moved := with_patch(image, 0, 0), 1)
@@ -278,7 +286,7 @@ class StagedFake:
 
 @pytest.mark.parametrize('off', [0.0, 1.0])
 def test_an_engine_of_other_bits_is_used_above_threshold_zero_alone(off):
-    engine, spec = StagedFake(off), tiny_spec(size=SIZE)
+    engine, spec = StagedFake(off), tiny_spec(size=LARGE)
     tiling = Tiling(spec, engine)
     tiling.prove()
     assert tiling.exact == {'front': not off}
@@ -286,19 +294,19 @@ def test_an_engine_of_other_bits_is_used_above_threshold_zero_alone(off):
         tiling.rules = {'front': TileRule(True, threshold)}
         engine.calls = 0
         for stamp in range(3):
-            tiling.encode('front', picture(), stamp)
+            tiling.encode('front', picture(size=LARGE), stamp)
         assert engine.calls == (3 if off and not threshold else 1)
 
 
 def test_a_changed_rule_forgets_the_image_and_an_equal_one_does_not():
     engine = StagedFake()
-    tiling = Tiling(tiny_spec(size=SIZE), engine)
+    tiling = Tiling(tiny_spec(size=LARGE), engine)
     tiling.prove()
     for threshold, calls in ((1.0, 1), (1.0, 0), (2.0, 1)):
         tiling.rules = {'front': TileRule(True, threshold)}
         engine.calls = 0
-        tiling.encode('front', picture(), 0)
+        tiling.encode('front', picture(size=LARGE), 0)
         assert engine.calls == calls
     tiling.clear()
-    tiling.encode('front', picture(), 0)
+    tiling.encode('front', picture(size=LARGE), 0)
     assert engine.calls == 2 and tiling.figures()['tiles.front.hit_ratio'] == 0.25

@@ -27,6 +27,8 @@ TILE = 16
 """Rows and columns of a tile [px]."""
 MOST = 0.2
 """Share of the image above which changed rectangles are not worth more than encoding it whole."""
+LEAST = 160 * 160
+"""Pixels of an image below which a call per layer costs more than encoding it whole."""
 SOME = 8
 """Every so many rows are compared first: enough to tell that most of an image moved."""
 ROUNDING = 1e-3
@@ -72,9 +74,13 @@ class TiledEncoder:
     """One camera's encoder with its rule; used by one thread at a time."""
 
     def __init__(self, camera: CameraSpec, staged: Staged,
-                 encode: Callable[[np.ndarray], np.ndarray], rule: TileRule) -> None:
+                 encode: Callable[[np.ndarray], np.ndarray], rule: TileRule,
+                 least: int = LEAST) -> None:
+        """`encode` makes the latent [L] of a whole image; smaller ones than `least` [px] are not
+        encoded in parts, and not at all while they do not change.
+        """
         self.rule = rule
-        self._staged, self._encode = staged, encode
+        self._staged, self._encode, self._least = staged, encode, least
         self._levels = 255 * np.asarray(camera.std, np.float32)[:, None, None]
         self._held: _Held | None = None
         self.counts = Counter(dict.fromkeys(COUNTS, 0))
@@ -120,14 +126,15 @@ class TiledEncoder:
         return _Held(image, None, self._encode(image), stamp_ns)
 
     def _changed(self, held: _Held, image: np.ndarray, stamp_ns: int, threshold: float) -> _Held:
-        if self._dirty(image[:, ::SOME], held.image[:, ::SOME], threshold, 1).mean() > MOST:
+        most = MOST if image[0].size >= self._least else 0.0
+        if self._moved(image[:, ::SOME], held.image[:, ::SOME], threshold) > most:
             return self._whole(image, stamp_ns)
         dirty = self._dirty(image, held.image, threshold)
         if not dirty.any():
             self._count('unchanged', dirty)
             return held
         rects = rectangles(dirty, image.shape)
-        if sum(map(_area, rects)) > MOST * image[0].size:
+        if sum(map(_area, rects)) > most * image[0].size:
             return self._whole(image, stamp_ns)
         maps = held.maps or Maps(self._staged, held.image)
         for top, left, bottom, right in rects:
@@ -136,12 +143,17 @@ class TiledEncoder:
         self._count('patched', dirty)
         return _Held(maps.pixels, maps, latent, held.since_ns)
 
-    def _dirty(self, image: np.ndarray, held: np.ndarray, threshold: float,
-               rows: int = TILE) -> np.ndarray:
-        """Return which tiles, of so many `rows`, differ by more than the threshold."""
+    def _moved(self, image: np.ndarray, held: np.ndarray, threshold: float) -> float:
+        """Return the share of values that differ by more than the threshold."""
+        differs = image != held if not threshold else (
+            np.abs(image - held) * self._levels > threshold + ROUNDING)
+        return np.count_nonzero(differs) / differs.size
+
+    def _dirty(self, image: np.ndarray, held: np.ndarray, threshold: float) -> np.ndarray:
+        """Return which tiles hold a pixel that differs by more than the threshold."""
         if not threshold:
-            return largest(image != held, rows)
-        difference = largest(np.abs(image - held) * self._levels, rows)
+            return largest(image != held)
+        difference = largest(np.abs(image - held) * self._levels)
         dirty = ~(difference <= threshold + ROUNDING)  # what is no number differs from everything
         self.drift = float(difference[~dirty].max(initial=0.0))
         return dirty
@@ -157,11 +169,11 @@ def tiles_of(shape: tuple[int, ...]) -> int:
     return -(-shape[-2] // TILE) * -(-shape[-1] // TILE)
 
 
-def largest(difference: np.ndarray, rows: int) -> np.ndarray:
-    """Return the largest value [3, h, w] of each tile of so many rows; True is above False."""
-    tops, lefts = np.arange(0, difference.shape[1], rows), np.arange(0, difference.shape[2], TILE)
+def largest(difference: np.ndarray) -> np.ndarray:
+    """Return the largest value [3, h, w] of each tile; True is above False."""
+    rows, columns = (np.arange(0, size, TILE) for size in difference.shape[1:])
     return np.maximum.reduceat(
-        np.maximum.reduceat(difference.max(0), tops, axis=0), lefts, axis=1)
+        np.maximum.reduceat(difference.max(0), rows, axis=0), columns, axis=1)
 
 
 def rectangles(dirty: np.ndarray, shape: tuple[int, ...]) -> list[Rect]:
