@@ -76,8 +76,9 @@ class TiledEncoder:
     def __init__(self, camera: CameraSpec, staged: Staged,
                  encode: Callable[[np.ndarray], np.ndarray], rule: TileRule,
                  least: int = LEAST) -> None:
-        """`encode` makes the latent [L] of a whole image; smaller ones than `least` [px] are not
-        encoded in parts, and not at all while they do not change.
+        """Take what makes the latent [L] of a whole image.
+
+        Images of fewer pixels than `least` are encoded whole, or not at all while they stand.
         """
         self.rule = rule
         self._staged, self._encode, self._least = staged, encode, least
