@@ -156,8 +156,10 @@ def test_a_set_that_fits_together_takes_effect_at_once(robot, make_node):
     node = drive(robot, make_node)
     assert not node.set_parameters(overrides({'control_rate': 40.0}))[0].successful
     result = node.set_parameters_atomically(overrides({
-        'control_rate': 40.0, 'deadline': 0.02, 'cache.capacity': 5}))
+        'control_rate': 40.0, 'deadline': 0.02, 'cache.capacity': 5,
+        'cache.front.threshold': 2.0}))
     assert result.successful
+    assert node._runner.loop.tiling.rules['front'].threshold == 2.0
     assert node._runner.loop.settings.deadline == 0.02 and node._runner.loop.cache.capacity == 5
     robot.more(robot.ticks, 5)
 

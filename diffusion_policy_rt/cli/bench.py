@@ -9,15 +9,17 @@ from pathlib import Path
 from diffusion_policy_rt.cli.common import extra, positive, provenance, table, write_json
 from diffusion_policy_rt.errors import DprtError
 
-HELP = 'Measure latency: of the denoiser, the encoder, a whole plan, or the node over topics.'
-PARTS = ('denoiser', 'encoder', 'plan', 'node')
+HELP = ('Measure latency: of the denoiser, the encoder, a whole plan, the caches, or the node '
+        'over topics.')
+PARTS = ('denoiser', 'encoder', 'plan')
 CONVOLUTIONS = 'fp32-convolutions'
 DTYPES = ('fp32', CONVOLUTIONS, 'int8-dynamic', 'int8-weight-only', 'int8-static')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--what', choices=PARTS, help='what to measure (default: all but node)')
+    parser.add_argument('--what', choices=(*PARTS, 'cache', 'node'),
+                        help='what to measure (default: denoiser, encoder and plan)')
     parser.add_argument('--policy', action='append', metavar='P',
                         help='bundle folder, or the name of a shipped bundle; may be repeated '
                              '(default pusht)')
@@ -52,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    if args.what == 'node' and args.plot:
-        raise DprtError('--plot draws engines; --what node has other rows')
+    if args.what in ('node', 'cache') and args.plot:
+        raise DprtError(f'--plot draws engines; --what {args.what} has other rows')
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
@@ -62,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
         from diffusion_policy_rt.replay.bench_node import bench_node
         rows = bench_node((args.policy or ['pusht'])[0], args.seconds,
                           (args.engine or ['auto'])[0], (args.steps or [1])[0])
+    elif args.what == 'cache':
+        rows = bench_caches(args)
     else:
         rows = bench_engines(args)
     print(table(rows))
@@ -72,11 +76,22 @@ def run(args: argparse.Namespace) -> None:
     write_json(args.json, {'rows': rows, 'provenance': provenance()})
 
 
+def bench_caches(args: argparse.Namespace) -> list[dict]:
+    """Measure the caches on trained bundles."""
+    from diffusion_policy_rt.replay.bench_cache import bench_cache
+
+    if args.size != 'small':
+        raise DprtError('--what cache measures bundles; give them by --policy')
+    return [row for steps in args.steps or [1] for threads in args.threads or [1]
+            for row in bench_cache(args.policy or ['pusht'], args.engine or ['auto'], steps,
+                                   threads, args.repeats)]
+
+
 def bench_engines(args: argparse.Namespace) -> list[dict]:
     """Measure the engines on a trained bundle, or on the base network with random weights."""
     from diffusion_policy_rt.replay.bench import bench
 
-    parts = (args.what,) if args.what else PARTS[:-1]
+    parts = (args.what,) if args.what else PARTS
     options = (parts, args.engine, args.steps or [1, 2, 4, 8], args.threads or [1], args.repeats)
     if args.size == 'small':
         return bench(args.policy or ['pusht'], *options)

@@ -4,6 +4,7 @@
     weights.safetensors    every tensor, once
     encoder_<camera>.onnx  graphs whose large tensors lie in weights.safetensors
     denoiser.onnx
+    stage_<camera>_<i>.onnx, stage_<camera>_head.onnx   an encoder by layers, where it has them
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ FORMAT = 1
 MANIFEST = 'policy.json'
 WEIGHTS = 'weights.safetensors'
 SHIPPED = Path(__file__).parent.parent / 'bundles'
+HEAD = 'head'
+"""In place of its number: what makes the latent of the last layer's output."""
+GEOMETRY = ('extent', 'stride', 'margin')
+"""Metadata of a layer's graph: the fields of `runtime.ports.Stage`, in their order."""
 KEYS = ('format', 'spec', 'model', 'files', 'training', 'quality', 'dtypes', 'provenance')
 
 
@@ -49,6 +54,11 @@ class Bundle:
         if name not in self.files:
             raise BundleError(f'{self.folder} has no {name}; it holds {", ".join(self.files)}')
         return self.folder / name
+
+
+def stage_part(camera: str, stage: int | str) -> str:
+    """Return the name of the graph of one layer of a camera's encoder, or of its `HEAD`."""
+    return f'stage_{camera}_{stage}'
 
 
 def sha256(path: Path) -> str:

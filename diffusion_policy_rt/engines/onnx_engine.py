@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
-from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
+from diffusion_policy_rt.engines.bundle import (
+    GEOMETRY, HEAD, WEIGHTS, Bundle, stage_part)
 from diffusion_policy_rt.engines.cpu import saturates
 from diffusion_policy_rt.engines.executed import check_executed, read_profile, summary
 from diffusion_policy_rt.engines.weights import (
     check_scales, part_of, read_header)
 from diffusion_policy_rt.errors import EngineError
-from diffusion_policy_rt.runtime.ports import Layer
+from diffusion_policy_rt.runtime.ports import Layer, Stage, Staged
 from diffusion_policy_rt.runtime.precond import denoise
 
 
@@ -51,6 +52,7 @@ class OnnxEngine:
     name = 'onnxruntime'
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        self._bundle, self._threads = bundle, threads
         self._precond = bundle.spec.precond
         stored = read_header(bundle.path(WEIGHTS))[0]
         check_scales(bundle.path(WEIGHTS), stored)
@@ -81,3 +83,22 @@ class OnnxEngine:
                 stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]."""
         return denoise(self.network, self._precond, x, sigma, cond, stop)
+
+    def staged(self, camera: str) -> Staged | None:
+        """Return the camera's encoder as its layers; None for a bundle that has none of them."""
+        stages: list[Stage] = []
+        while (name := f'{stage_part(camera, len(stages))}.onnx') in self._bundle.files:
+            session = make_session(self._bundle.path(name), self._threads)
+            told = session.get_modelmeta().custom_metadata_map
+            extent, stride, margin = (int(told[key]) for key in GEOMETRY)
+            stages.append(Stage(extent, stride, margin, runner(session)))
+        if not stages:
+            return None
+        head = make_session(self._bundle.path(f'{stage_part(camera, HEAD)}.onnx'), self._threads)
+        return Staged(tuple(stages), runner(head))
+
+
+def runner(session: onnxruntime.InferenceSession) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from the only input to the only output, both without the batch."""
+    (entry,) = session.get_inputs()
+    return lambda x: session.run(None, {entry.name: x[None]})[0][0]

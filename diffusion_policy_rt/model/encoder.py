@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -99,3 +100,14 @@ class KeypointEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.pool(self.backbone(images)).flatten(1)
+
+    def convolutions(self) -> list[nn.Conv2d]:
+        """Return the layers before the spatial softmax, in order."""
+        return [layer for layer in self.backbone if isinstance(layer, nn.Conv2d)]
+
+    def stages(self) -> list[nn.Sequential]:
+        """Return each convolution, without its padding, and its ReLU; they share the weights."""
+        bare = [copy.copy(layer) for layer in self.convolutions()]
+        for layer in bare:
+            layer.padding = (0, 0)
+        return [nn.Sequential(layer, nn.ReLU()) for layer in bare]

@@ -17,6 +17,7 @@ from diffusion_policy_rt.runtime.guard import ON_STALE, StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.spec import PolicySpec
 
 INF = float('inf')
@@ -160,10 +161,26 @@ def camera_params(name: str) -> list[Param]:
         *stale_params(f'cameras.{name}', 'the camera')]
 
 
+def tile_params(name: str, rule: TileRule) -> list[Param]:
+    """Return the parameters that say when parts of a camera's image are not encoded again."""
+    prefix = f'cache.{name}'
+    return [
+        Param(f'{prefix}.tiles', rule.tiles,
+              'Encode only the parts of an image that changed, where the policy\'s encoder and '
+              'the engine allow it.', live=True),
+        Param(f'{prefix}.threshold', rule.threshold,
+              'Largest difference of a pixel that counts as no change, of 255; 0 changes no '
+              'action.', 0, 255, live=True),
+        Param(f'{prefix}.max_age', rule.max_age,
+              'Age above which an image is encoded whole again [s]; 0 sets no limit.', 0, 3600,
+              live=True)]
+
+
 def policy_params(spec: PolicySpec) -> list[Param]:
     """Return the parameters whose names a policy decides; declared when its bundle is read."""
     return [*action_params(spec.action.names, spec.action.low, spec.action.high),
-            *(param for camera in spec.cameras for param in camera_params(camera.name))]
+            *(param for camera in spec.cameras for param in (
+                *camera_params(camera.name), *tile_params(camera.name, TileRule.of(camera))))]
 
 
 def defaults(spec: PolicySpec) -> dict[str, Any]:
@@ -213,12 +230,14 @@ the policy names them. The topic of the robot state is chosen by remapping `join
 | name | type | default | range | when | meaning |
 |---|---|---|---|---|---|"""
 FROM_POLICY = {'limits.<action>.min_position': 'the policy\'s bound',
-               'limits.<action>.max_position': 'the policy\'s bound'}
+               'limits.<action>.max_position': 'the policy\'s bound',
+               'cache.<camera>.tiles': '`true`, but for a camera on the arm'}
 
 
 def render() -> str:
     """Return docs/parameters.md."""
-    rows = [*TABLE, *action_params(['<action>'], [-INF], [INF]), *camera_params('<camera>')]
+    rows = [*TABLE, *action_params(['<action>'], [-INF], [INF]), *camera_params('<camera>'),
+            *tile_params('<camera>', TileRule(True))]
     lines = [f'| `{p.name}` | {p.kind} | {FROM_POLICY.get(p.name) or _yaml(p.default)} | '
              f'{p.range} | {"live" if p.live else "read-only"} | {p.description} |' for p in rows]
     return '\n'.join([HEAD, *lines]) + '\n'

@@ -17,6 +17,7 @@ from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.spec import PolicySpec
 
 SETTINGS = tuple(f.name for f in dataclasses.fields(LoopSettings))
@@ -55,6 +56,7 @@ class NodeParams:
     limits: Limits
     cameras: Mapping[str, CameraParams]
     rules: Mapping[str, StreamRule]
+    tiles: Mapping[str, TileRule]
     window: float
     """Time that the diagnostics cover [s]."""
     thresholds: Mapping[str, tuple[float, float]]
@@ -122,10 +124,17 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
         cameras={c.name: CameraParams(values[f'cameras.{c.name}.topic'],
                                       values[f'cameras.{c.name}.transport'])
                  for c in spec.cameras},
-        rules=stream_rules(values, spec),
+        rules=stream_rules(values, spec), tiles=tiles_of(values, spec),
         window=values['diagnostics.window'],
         thresholds={name: (values[f'{threshold}.{name}.warn'], values[f'{threshold}.{name}.error'])
                     for name in THRESHOLDS})
+
+
+def tiles_of(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, TileRule]:
+    """Return each camera's rule for tiles among parameter values."""
+    return {camera.name: TileRule(**{
+        f.name: values[f'cache.{camera.name}.{f.name}'] for f in dataclasses.fields(TileRule)})
+        for camera in spec.cameras}
 
 
 def refusal(values: Mapping[str, Any], changes: Mapping[str, Any], spec: PolicySpec) -> str:

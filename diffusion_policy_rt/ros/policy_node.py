@@ -138,8 +138,9 @@ class PolicyNode(LifecycleNode):
     def _apply(self, changes: list[Parameter]) -> None:
         if self._runner is not None:
             values = self._values()
+            spec = self._runner.loop.spec
             self._runner.apply(params.settings_of(values), values['cache.capacity'],
-                               values['enable_output'])
+                               params.tiles_of(values, spec), values['enable_output'])
 
     # -- time ----------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from diffusion_policy_rt.runtime.prefix import PrefixLayout, committed
 from diffusion_policy_rt.runtime.sampler import estimates
 from diffusion_policy_rt.runtime.seams import Seams
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.tiling import Tiling
 from diffusion_policy_rt.runtime.trace import Rung
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -74,6 +75,7 @@ class PolicyLoop:
         self.arrivals = Arrivals()
         self.guard = Guard((camera.name for camera in spec.cameras), rules)
         self.cache = LatentCache(capacity=4 * spec.n_obs * len(spec.cameras))
+        self.tiling = Tiling(spec, engine)
         self._clock = clock
         self._arrived: deque[Frame | State] = deque(maxlen=1024)
         self._buffer = ObservationBuffer(spec)
@@ -199,7 +201,7 @@ class PolicyLoop:
         rgb = frame.decode()
         image = to_input(rgb, self.spec.camera(frame.camera))
         self.guard.look(frame, rgb)
-        return self.engine.encode(frame.camera, image)
+        return self.tiling.encode(frame.camera, image, frame.stamp_ns)
 
     def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                steps: int, noise: np.ndarray | None = None,
@@ -321,6 +323,7 @@ class PolicyLoop:
         self._arrived.clear()
         self._buffer.clear()
         self.cache.clear()
+        self.tiling.clear()
         self.arrivals.clear()
         self.guard.clear()
         self._chunk = self._estimate = self._planned_ns = self._ended_ns = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -46,3 +47,35 @@ class Engine(Encoder, Denoiser, Protocol):
     """Part -> data type of its products as executed, or `int8 38, float32 3` where they differ."""
     executed: dict[str, list[Layer]]
     """Part -> its products in order of execution."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of an encoder that sees a bounded neighbourhood.
+
+    Output position `o` is a function of the inputs `o * stride ... + extent - 1`, in rows and in
+    columns alike, counted from `margin` zeros before the first input.
+    """
+
+    extent: int
+    stride: int
+    margin: int
+    run: Callable[[np.ndarray], np.ndarray]
+    """float32 [C, h, w], margins included, to float32 [D, h', w']."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An encoder as its layers, and what makes the latent of the last one's output."""
+
+    stages: tuple[Stage, ...]
+    head: Callable[[np.ndarray], np.ndarray]
+    """float32 [D, h, w] to float32 [L]."""
+
+
+@runtime_checkable
+class StagedEngine(Protocol):
+    """An engine that can run encoders layer by layer."""
+
+    def staged(self, camera: str) -> Staged | None:
+        """Return the camera's encoder as its layers; None where layers see the whole image."""

@@ -24,6 +24,7 @@ def warm_up(loop: PolicyLoop) -> dict[int, dict[str, float | None]]:
     Raises EngineError when the engine does not plan on a valid example.
     """
     allowed, settings = loop.settings.allowed_steps(loop.spec), loop.settings
+    loop.tiling.prove()
     try:
         for steps in allowed:
             _plans(loop, steps, COLD_PLANS)

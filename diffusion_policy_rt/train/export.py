@@ -24,6 +24,7 @@ from diffusion_policy_rt.engines.weights import (
     OWN, PRODUCTS, Stored, prefix_of, read_header)
 from diffusion_policy_rt.model.lower import lower
 from diffusion_policy_rt.model.policy import Policy
+from diffusion_policy_rt.train.stages import StageGraph, stage_graphs
 
 OPSET = 17
 
@@ -51,6 +52,10 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
             name_products(graph)
             share_weights(graph, name, stored, tensors)
             path.write_bytes(graph.SerializeToString())
+        for stage in stage_graphs(written):
+            graph = export_stage(stage, partial / f'{stage.name}.onnx')
+            share_weights(graph, stage.part, stored, tensors)
+            (partial / f'{stage.name}.onnx').write_bytes(graph.SerializeToString())
         write_parity(partial, policy.spec, TorchNetworks(policy))
 
     bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
@@ -74,13 +79,25 @@ def graphs(policy: Policy) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor]
     return made
 
 
-def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str,
-                 path: Path) -> None:
-    """Write one network as an ONNX graph that holds its weights; shapes are those of `inputs`."""
+def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str, path: Path,
+                 dynamic: Mapping[str, Mapping[int, str]] | None = None) -> None:
+    """Write one network as an ONNX graph that holds its weights.
+
+    Shapes are those of `inputs`, but for the dimensions that `dynamic` names.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's own deprecation notices
         torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),
-                          output_names=[output], opset_version=OPSET, dynamo=False)
+                          output_names=[output], opset_version=OPSET, dynamo=False,
+                          dynamic_axes=dynamic)
+
+
+def export_stage(stage: StageGraph, path: Path) -> onnx.ModelProto:
+    """Write one layer of an encoder, and return its graph with what it says of itself."""
+    export_graph(stage.module, {'x': stage.example}, 'y', path, stage.dynamic)
+    graph = onnx.load(str(path))
+    onnx.helper.set_model_props(graph, stage.metadata)
+    return graph
 
 
 def name_products(graph: onnx.ModelProto) -> None:

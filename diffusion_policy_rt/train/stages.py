@@ -1,0 +1,55 @@
+"""Encoders as graphs of one layer each, for engines that compute only what moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_policy_rt.engines.bundle import GEOMETRY, HEAD, stage_part
+from diffusion_policy_rt.model.encoder import KeypointEncoder
+from diffusion_policy_rt.model.policy import Policy
+
+DYNAMIC = {'x': {2: 'rows', 3: 'columns'}, 'y': {2: 'rows_out', 3: 'columns_out'}}
+"""A layer takes patches of any size."""
+
+
+@dataclass(frozen=True)
+class StageGraph:
+    """What is exported as one graph, from `x` to `y`."""
+
+    name: str
+    part: str
+    """The part of the policy that the weights belong to."""
+    module: nn.Module
+    example: Tensor
+    dynamic: dict[str, dict[int, str]] | None
+    metadata: dict[str, str]
+
+
+def stage_graphs(policy: Policy) -> list[StageGraph]:
+    """Return the layers, and then the head, of each encoder that sees neighbourhoods alone."""
+    made: list[StageGraph] = []
+    for camera in policy.spec.cameras:
+        encoder, x = policy.encoders[camera.name], torch.zeros(1, 3, *camera.input_size)
+        if not isinstance(encoder, KeypointEncoder):
+            continue
+        part = f'encoder_{camera.name}'
+        for number, stage in enumerate(encoder.stages()):
+            layer = encoder.convolutions()[number]
+            geometry = _geometry(layer)
+            x = nn.functional.pad(x, (geometry[2],) * 4)
+            made.append(StageGraph(stage_part(camera.name, number), part, stage, x, DYNAMIC,
+                                   dict(zip(GEOMETRY, map(str, geometry)))))
+            x = stage(x).detach()
+        head = nn.Sequential(encoder.pool, nn.Flatten(1))
+        made.append(StageGraph(stage_part(camera.name, HEAD), part, head, x, None, {}))
+    return made
+
+
+def _geometry(layer: nn.Conv2d) -> tuple[int, int, int]:
+    """Return extent, stride and margin; they are the same in rows and in columns."""
+    margin = cast(tuple[Any, ...], layer.padding)[0]
+    return (layer.kernel_size[0] - 1) * layer.dilation[0] + 1, layer.stride[0], int(margin)

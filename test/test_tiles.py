@@ -1,0 +1,312 @@
+"""Tiles: what is encoded when images change, and that latents are those of whole images."""
+
+import numpy as np
+import pytest
+from fakes import tiny_spec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.runtime.maps import grown, merged
+from diffusion_policy_rt.runtime.ports import Stage, Staged
+from diffusion_policy_rt.runtime.tiles import TiledEncoder, TileRule
+from diffusion_policy_rt.runtime.tiling import Tiling
+
+SIZE, LARGE = (80, 96), (160, 176)
+GREY = 1 / 127.5  # of an input that was scaled by a deviation of 0.5
+SECOND = 1_000_000_000
+
+
+def layer(extent, stride, margin, calls=None):
+    """Return a stage that adds up its neighbourhood: integers, so that order does not matter."""
+    def run(x):
+        if calls is not None:
+            calls.append(x.shape[1:])
+        view = np.lib.stride_tricks.sliding_window_view(x, (extent, extent), axis=(1, 2))
+        return np.ascontiguousarray(view[:, ::stride, ::stride].sum((-1, -2), dtype=np.float32))
+
+    return Stage(extent, stride, margin, run)
+
+
+def staged_sum(calls=None):
+    """Return an encoder of four layers whose latent tells every output apart."""
+    stages = tuple(layer(*shape, calls) for shape in ((5, 2, 2), (3, 2, 1), (3, 1, 1), (5, 1, 2)))
+
+    def head(x):
+        return (x * np.arange(x.size).reshape(x.shape)).sum((1, 2), dtype=np.float64)
+
+    return Staged(stages, head)
+
+
+def whole_sum(image, staged=None):
+    """Return what the encoder makes of an image, computed at once."""
+    staged = staged or staged_sum()
+    for stage in staged.stages:
+        edge = (stage.margin, stage.margin)
+        image = stage.run(np.pad(image, ((0, 0), edge, edge)))
+    return staged.head(image)
+
+
+def make(calls=None, encode=whole_sum, **rule):
+    """Return a tiled encoder; `calls` takes the shapes that its layers were given."""
+    camera = tiny_spec(size=SIZE).cameras[0]
+    return TiledEncoder(camera, staged_sum(calls), encode, TileRule(True, **rule), least=0)
+
+
+def picture(seed=0, size=SIZE):
+    """Return an image of whole numbers, float32 [3, h, w]."""
+    return np.random.default_rng(seed).integers(0, 9, (3, *size)).astype(np.float32)
+
+
+def with_patch(image, top, left, rows=12, columns=12):
+    """Return the image with other pixels in a rectangle."""
+    made = image.copy()
+    made[:, top:top + rows, left:left + columns] += 1
+    return made
+
+
+corners = st.tuples(st.integers(0, SIZE[0] - 1), st.integers(0, SIZE[1] - 1))
+
+
+@given(st.lists(st.lists(corners, max_size=4), min_size=1, max_size=8))
+def test_whatever_moves_the_latent_is_that_of_the_whole_image(moves):
+    encoder, image = make(), picture()
+    for number, patches in enumerate(moves):
+        for top, left in patches:
+            image = with_patch(image, top, left)
+        np.testing.assert_array_equal(encoder.encode(image, number), whole_sum(image))
+
+
+def test_an_unchanged_image_costs_nothing():
+    calls, wholes = [], []
+    encoder = make(calls, lambda image: wholes.append(1) or whole_sum(image))
+    for stamp in range(5):
+        encoder.encode(picture(), stamp)
+    assert len(wholes) == 1 and not calls
+    assert encoder.counts == {'unchanged': 4, 'patched': 0, 'whole': 1, 'refreshed': 0}
+    assert encoder.reused == 4 * 30 and encoder.tiles == 5 * 30
+
+
+def test_work_follows_the_moving_area():
+    calls = []
+    encoder, image = make(calls), picture()
+    for number in range(2):
+        encoder.encode(image, number)
+        image = with_patch(image, 32, 32)
+    encoder.encode(image, 2)  # the first patch computes every layer, the next ones their part
+    calls.clear()
+    encoder.encode(with_patch(image, 32, 32), 3)
+    assert calls == [(23, 23), (13, 13), (10, 10), (16, 16)]
+
+
+def test_when_all_moves_the_image_is_encoded_whole_and_nothing_else_is_done():
+    calls = []
+    encoder = make(calls)
+    for number in range(4):
+        encoder.encode(picture(number), number)
+    assert not calls and encoder.counts['whole'] == 4 and encoder.reused == 0
+
+
+def test_a_small_image_is_encoded_whole_or_not_at_all():
+    camera = tiny_spec(size=SIZE).cameras[0]
+    encoder = TiledEncoder(camera, staged_sum(), whole_sum, TileRule(True))
+    for image in (picture(), picture(), with_patch(picture(), 9, 9, 1, 1)):
+        np.testing.assert_array_equal(encoder.encode(image, 0), whole_sum(image))
+    assert encoder.counts == {'unchanged': 1, 'patched': 0, 'whole': 2, 'refreshed': 0}
+
+
+def test_noise_below_the_threshold_is_no_change_and_never_adds_up():
+    encoder, rng = make(threshold=3.0), np.random.default_rng(1)
+    first = encoder.encode(picture(), 0)
+    for stamp in range(1, 30):
+        noisy = picture() + rng.uniform(-2.9, 2.9, (3, *SIZE)).astype(np.float32) * GREY
+        np.testing.assert_array_equal(encoder.encode(noisy, stamp), first)
+        assert 0 < encoder.drift <= 3.001
+    assert encoder.counts['unchanged'] == 29
+
+
+def test_noise_is_encoded_whole_where_the_threshold_is_zero():
+    encoder, rng = make(), np.random.default_rng(1)
+    for stamp in range(5):
+        noisy = picture() + rng.uniform(0, 0.1, (3, *SIZE)).astype(np.float32)
+        np.testing.assert_array_equal(encoder.encode(noisy, stamp), whole_sum(noisy))
+    assert encoder.counts['whole'] == 5
+
+
+def test_slow_drift_is_encoded_as_soon_as_it_exceeds_the_threshold():
+    encoder = make(threshold=2.0)
+    for stamp in range(50):
+        image = picture() + stamp * 0.3 * np.float32(GREY)
+        encoder.encode(image, stamp)
+        assert np.abs(image - encoder.held).max() <= 2.001 * GREY
+    assert encoder.counts['whole'] == 1 + 49 // 7
+
+
+@given(st.lists(st.tuples(corners, st.floats(-4, 4)), max_size=20), st.floats(0, 5))
+def test_the_latent_is_that_of_an_image_within_the_threshold(moves, threshold):
+    encoder, image = make(threshold=threshold, encode=whole_sum), picture()
+    encoder.encode(image, 0)
+    for number, ((top, left), grey) in enumerate(moves):
+        image = image.copy()
+        image[:, top:top + 20, left:left + 20] += np.float32(grey * GREY)
+        latent = encoder.encode(image, number)
+        assert np.abs(image - encoder.held).max() <= threshold * GREY * 1.001 + 1e-5
+        np.testing.assert_allclose(latent, whole_sum(encoder.held), rtol=1e-5)
+
+
+def test_a_moved_camera_is_encoded_whole():
+    encoder, image = make(threshold=1.0), picture()
+    encoder.encode(image, 0)
+    moved = np.roll(image, 1, axis=2)
+    np.testing.assert_array_equal(encoder.encode(moved, 1), whole_sum(moved))
+    assert encoder.counts['whole'] == 2
+
+
+def test_a_blink_to_black_leaves_nothing_behind():
+    encoder, image = make(), picture()
+    for stamp, seen in enumerate((image, np.zeros_like(image), image)):
+        np.testing.assert_array_equal(encoder.encode(seen, stamp), whole_sum(seen))
+    assert encoder.counts['whole'] == 3
+
+
+def test_what_is_too_old_is_encoded_whole_even_unchanged():
+    encoder = make(max_age=1.0)
+    for stamp in (0, SECOND, SECOND + 1, 2 * SECOND, 0):
+        encoder.encode(picture(), stamp)
+        assert encoder.age_ns <= SECOND
+    assert encoder.counts == {'unchanged': 2, 'patched': 0, 'whole': 3, 'refreshed': 2}
+
+
+@given(st.lists(st.integers(-10 * SECOND, 10 * SECOND), max_size=30))
+def test_no_order_of_stamps_keeps_an_image_beyond_its_age(stamps):
+    encoder = make(max_age=2.0)
+    for stamp in stamps:
+        encoder.encode(picture(), stamp)
+        assert abs(encoder.age_ns) <= 2 * SECOND
+
+
+def test_values_that_are_no_numbers_are_never_taken_for_unchanged():
+    encoder, image = make(threshold=255.0), picture()
+    encoder.encode(image, 0)
+    broken = image.copy()
+    broken[0, 40, 40] = np.nan
+    assert np.isnan(encoder.encode(broken, 1)).any()
+    np.testing.assert_array_equal(encoder.encode(image, 2), whole_sum(image))
+
+
+def test_an_engine_that_raises_half_way_leaves_nothing_half_way():
+    fails = []
+    stage, rest = staged_sum().stages[0], staged_sum().stages[1:]
+
+    def run(x):
+        if fails:
+            raise RuntimeError('gone')
+        return stage.run(x)
+
+    broken = Staged((Stage(5, 2, 2, run), *rest), staged_sum().head)
+    encoder = TiledEncoder(tiny_spec(size=SIZE).cameras[0], broken, whole_sum, TileRule(True), 0)
+    image = picture()
+    encoder.encode(image, 0)
+    encoder.encode(moved := with_patch(image, 0, 0), 1)
+    fails.append(1)
+    with pytest.raises(RuntimeError, match='gone'):
+        encoder.encode(with_patch(moved, 60, 60), 2)
+    fails.clear()
+    np.testing.assert_array_equal(encoder.encode(moved, 3), whole_sum(moved))
+
+
+def test_a_latent_that_is_written_to_spoils_nothing():
+    encoder = make()
+    encoder.encode(picture(), 0)[:] = 0
+    np.testing.assert_array_equal(encoder.encode(picture(), 1), whole_sum(picture()))
+
+
+def test_memory_does_not_grow():
+    encoder, image = make(), picture()
+    for number in range(50):
+        image = with_patch(image, number, number)
+        encoder.encode(image, number)
+    assert len(encoder._held.maps._inputs) == 5
+
+
+@given(st.integers(1, 7), st.integers(1, 3), st.integers(0, 4), corners, corners)
+def test_a_rectangle_grows_to_all_that_depends_on_it_and_no_further(extent, stride, margin, a, b):
+    if extent < stride or margin >= extent:
+        return  # pixels that no output sees
+    stage = layer(extent, stride, margin)
+    rect = (min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]) + 1, max(a[1], b[1]) + 1)
+    image = np.zeros((1, *SIZE), np.float32)
+    image[:, rect[0]:rect[2], rect[1]:rect[3]] = 1
+    seen = stage.run(np.pad(image, ((0, 0), (margin, margin), (margin, margin))))
+    rows, columns = (np.flatnonzero(seen[0].any(axis)) for axis in (1, 0))
+    top, left, bottom, right = grown(stage, rect, seen.shape)
+    if len(rows) and len(columns):
+        assert (top, bottom) == (rows[0], rows[-1] + 1)
+        assert (left, right) == (columns[0], columns[-1] + 1)
+
+
+@given(st.lists(st.tuples(corners, corners), max_size=6))
+def test_merged_rectangles_cover_the_same_and_do_not_overlap(pairs):
+    rects = [(min(a[0], b[0]), min(a[1], b[1]), max(a[0], b[0]) + 1, max(a[1], b[1]) + 1)
+             for a, b in pairs]
+    count = np.zeros(SIZE, int)
+    for top, left, bottom, right in merged(rects):
+        count[top:bottom, left:right] += 1
+    assert count.max(initial=0) <= 1
+    assert all(count[r[0]:r[2], r[1]:r[3]].all() for r in rects)
+
+
+def test_wrist_cameras_are_left_out_by_default():
+    cameras = tiny_spec(cameras=('front', 'left_wrist')).cameras
+    assert [TileRule.of(camera).tiles for camera in cameras] == [True, False]
+
+
+@pytest.mark.parametrize('rule', [{'threshold': -1}, {'threshold': 256}, {'max_age': -1},
+                                  {'max_age': float('inf')}, {'threshold': float('nan')}])
+def test_a_rule_that_bounds_nothing_is_refused(rule):
+    with pytest.raises(SpecError, match='threshold'):
+        TileRule(True, **rule)
+
+
+class StagedFake:
+    """An engine whose layers are those of `staged_sum`, and whose whole may be off by a bit."""
+
+    def __init__(self, off=0.0):
+        self.off, self.calls = off, 0
+
+    def encode(self, camera, image):
+        self.calls += 1
+        return whole_sum(np.round(image)) + self.off
+
+    def staged(self, camera):
+        made = staged_sum()
+        return Staged((Stage(5, 2, 2, lambda x: made.stages[0].run(np.round(x))),
+                       *made.stages[1:]), made.head)
+
+
+@pytest.mark.parametrize('off', [0.0, 1.0])
+def test_an_engine_of_other_bits_is_used_above_threshold_zero_alone(off):
+    engine, spec = StagedFake(off), tiny_spec(size=LARGE)
+    tiling = Tiling(spec, engine)
+    tiling.prove()
+    assert tiling.exact == {'front': not off}
+    for threshold in (0.0, 1.0):
+        tiling.rules = {'front': TileRule(True, threshold)}
+        engine.calls = 0
+        for stamp in range(3):
+            tiling.encode('front', picture(size=LARGE), stamp)
+        assert engine.calls == (3 if off and not threshold else 1)
+
+
+def test_a_changed_rule_forgets_the_image_and_an_equal_one_does_not():
+    engine = StagedFake()
+    tiling = Tiling(tiny_spec(size=LARGE), engine)
+    tiling.prove()
+    for threshold, calls in ((1.0, 1), (1.0, 0), (2.0, 1)):
+        tiling.rules = {'front': TileRule(True, threshold)}
+        engine.calls = 0
+        tiling.encode('front', picture(size=LARGE), 0)
+        assert engine.calls == calls
+    tiling.clear()
+    tiling.encode('front', picture(size=LARGE), 0)
+    assert engine.calls == 2 and tiling.figures()['tiles.front.hit_ratio'] == 0.25
