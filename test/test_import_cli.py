@@ -21,6 +21,7 @@ from diffusion_policy_rt.engines.load import load_engine  # noqa: E402
 from diffusion_policy_rt.errors import BundleError  # noqa: E402
 from diffusion_policy_rt.train.importing.data import learn  # noqa: E402
 from diffusion_policy_rt.train.importing.lerobot import read_lerobot  # noqa: E402
+from diffusion_policy_rt.train.recipe import parse_recipe  # noqa: E402
 
 NAME = 'shared'
 
@@ -73,6 +74,8 @@ def test_the_bundle_serves_the_same_chunk_under_the_robots_names(whole, tmp_path
     found = plan(made.spec, load_engine(made, 'onnxruntime'), case, 10)[1:9]
     assert code == 0 and made.spec.steps == (4, 10) and made.spec.rate == 20
     assert [c.name for c in made.spec.cameras] == ['top', 'hand']
+    recipe = parse_recipe(made.training['recipe'])
+    assert recipe.cameras['hand'].keys == ['observation.images.wrist']
     assert made.spec.state.names == tuple(joints)
     assert np.allclose(found, case['chunk'], atol=1e-4)
     assert json.loads((tmp_path / 'result.json').read_text())['statistics'] == 'source'
