@@ -11,11 +11,17 @@ pytest.importorskip('onnx', reason='importing needs onnx')
 
 from golden import drawn, rebuild  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
+from test_data import (  # noqa: E402
+    FPS, STREAMS, VIDEO_KEY, write_lerobot_v2, write_lerobot_v3)
 from test_import import load, plan  # noqa: E402
 
 from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.engines.bundle import read_bundle  # noqa: E402
 from diffusion_policy_rt.engines.load import load_engine  # noqa: E402
+from diffusion_policy_rt.errors import BundleError  # noqa: E402
+from diffusion_policy_rt.train.importing.data import learn  # noqa: E402
+from diffusion_policy_rt.train.importing.lerobot import read_lerobot  # noqa: E402
+from diffusion_policy_rt.train.recipe import parse_recipe  # noqa: E402
 
 NAME = 'shared'
 
@@ -68,6 +74,8 @@ def test_the_bundle_serves_the_same_chunk_under_the_robots_names(whole, tmp_path
     found = plan(made.spec, load_engine(made, 'onnxruntime'), case, 10)[1:9]
     assert code == 0 and made.spec.steps == (4, 10) and made.spec.rate == 20
     assert [c.name for c in made.spec.cameras] == ['top', 'hand']
+    recipe = parse_recipe(made.training['recipe'])
+    assert recipe.cameras['hand'].keys == ['observation.images.wrist']
     assert made.spec.state.names == tuple(joints)
     assert np.allclose(found, case['chunk'], atol=1e-4)
     assert json.loads((tmp_path / 'result.json').read_text())['statistics'] == 'source'
@@ -117,3 +125,29 @@ def test_a_hub_name_that_cannot_be_fetched_is_one_line(monkeypatch, tmp_path, ca
     monkeypatch.setattr(hub, 'snapshot_download', unreachable)
     assert main(['import', 'someone/policy', '--out', str(tmp_path / 'made'), '--rate', '1']) == 1
     assert 'download it elsewhere' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('write', [write_lerobot_v2, write_lerobot_v3])
+def test_a_data_set_tells_statistics_and_rate(write, tmp_path):
+    known = learn(str(write(tmp_path / 'data', embed=False)))
+    state, image = known.statistics['observation.state'], known.statistics[VIDEO_KEY]
+    assert known.rate == FPS
+    assert np.allclose(state['min'], STREAMS['state'].min(0))
+    assert np.allclose(state['std'], STREAMS['state'].std(0), rtol=1e-5)
+    assert np.allclose(image['mean'], STREAMS['img'].mean((0, 1, 2)) / 255, atol=0.02)
+
+
+def test_data_stand_in_for_lacking_statistics_only(copy):
+    case = rebuild.cases()[NAME]
+    stats = drawn.statistics(rebuild.features(case))
+    other = {key: {name: value + 1 for name, value in of.items()} for key, of in stats.items()}
+    assert read_lerobot(copy, other).statistics == 'source'
+    for path in copy.glob('policy_p*'):
+        path.unlink()
+    found = read_lerobot(copy, other)
+    assert found.statistics == 'data'
+    middle = (other['action']['min'] + other['action']['max']) / 2
+    assert np.allclose(found.action.offset, middle)
+    del other['observation.images.top']
+    with pytest.raises(BundleError, match='observation.images.top'):
+        read_lerobot(copy, other)

@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rate', type=hertz, metavar='HZ',
                         help='actions per second in training (default: what --data says)')
     parser.add_argument('--data', metavar='DIR',
-                        help='the data that it was trained on: statistics, rate and names are '
-                             'taken from there')
+                        help='the LeRobot data that it was trained on: tells rate, names, and '
+                             'the statistics that the checkpoint lacks')
     for what in ('state', 'action'):
         parser.add_argument(f'--{what}', type=names, default=[], metavar='NAME,...',
                             help=f'names of the {what}\'s values, as the robot has them '

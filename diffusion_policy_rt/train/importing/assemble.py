@@ -19,6 +19,7 @@ from diffusion_policy_rt.spec import ActionSpec, CameraSpec, PolicySpec, VectorS
 from diffusion_policy_rt.train.export import export_bundle
 from diffusion_policy_rt.train.importing.sampling import precond, schedules
 from diffusion_policy_rt.train.importing.source import Camera, Source
+from diffusion_policy_rt.train.importing.streams import stream_recipe
 from diffusion_policy_rt.train.importing.statistics import Affine
 from diffusion_policy_rt.train.importing.weights import reorder_condition
 
@@ -144,7 +145,9 @@ def write(source: Source, robot: Robot, folder: Path, provenance: Mapping[str, A
     spec = make_spec(source, robot, folder.name)
     model = {'encoder': dict(source.encoder), 'denoiser': dict(source.denoiser)}
     policy = make_policy(source, spec, model)
-    facts = {'training': {'source': source.title, 'statistics': source.statistics,
-                          'source_steps': source.sampling.steps},
+    recipe = stream_recipe(source, spec)
+    told = {'source': source.title, 'statistics': source.statistics,
+            'source_steps': source.sampling.steps}
+    facts = {'training': {**({'recipe': recipe} if recipe else {}), **told},
              'quality': {}, 'provenance': dict(provenance)}
     return export_bundle(policy, model, folder, facts)

@@ -26,13 +26,17 @@ PROCESSORS = ('policy_preprocessor.json', 'policy_postprocessor.json')
 
 
 def read_lerobot(folder: Path, measured: Statistics | None = None) -> Source:
-    """Read the folder; `measured` statistics, by LeRobot's keys, go before the checkpoint's."""
+    """Read the folder; `measured` statistics, by LeRobot's keys, stand in for lacking ones."""
     path = folder / 'config.json'
     config, tensors = read_config(path), read_tensors(folder / 'model.safetensors')
     stats, modes = _statistics(folder, tensors)
-    stats, modes = {**stats, **(measured or {})}, {**config['normalization_mapping'], **modes}
-    maps = {key: _map(key, feature, stats, modes, folder) for key, feature in (
-        *config['input_features'].items(), *config['output_features'].items())}
+    modes = {**config['normalization_mapping'], **modes}
+    features = {**config['input_features'], **config['output_features']}
+    lacking = [key for key in features if not _usable(_of(stats, key))]
+    if measured is not None:
+        _check_data(features, measured, folder)
+        stats = measured if lacking else stats
+    maps = {key: _map(key, feature, stats, modes, folder) for key, feature in features.items()}
     sizes = images(config)
     vectors = [key for key in (STATE, ENVIRONMENT) if key in maps]
     return Source(
@@ -44,14 +48,30 @@ def read_lerobot(folder: Path, measured: Statistics | None = None) -> Source:
         encoder=_encoder(config, next(iter(sizes.values()))), crop=_crop(config),
         denoiser=_denoiser(config), weights=_weights(config, tensors, list(sizes), folder),
         order=(STATE, *sizes, *vectors[1:]),
-        statistics='data' if measured else 'source')
+        statistics='data' if measured is not None and lacking else 'source')
+
+
+def _of(stats: Statistics, key: str) -> dict[str, np.ndarray]:
+    """Return the statistics of a key; the old layout writes it with underscores."""
+    return stats.get(key) or stats.get(key.replace('.', '_'), {})
+
+
+def _usable(stats: Mapping[str, np.ndarray]) -> bool:
+    return bool(stats) and all(np.isfinite(value).all() for value in stats.values())
+
+
+def _check_data(features: Mapping[str, Any], measured: Statistics, folder: Path) -> None:
+    """Raise BundleError where the data lack what the policy takes or gives."""
+    missing = [key for key in features if key not in measured]
+    if missing:
+        raise BundleError(f'{folder}: the policy has {missing[0]!r}, which the data lack: they '
+                          f'have {", ".join(measured)}; give the data it was trained on')
 
 
 def _map(key: str, feature: Mapping[str, Any], stats: Statistics, modes: Mapping[str, str],
          folder: Path) -> Affine:
     size = int(feature['shape'][0])
-    known = stats.get(key) or stats.get(key.replace('.', '_'), {})  # the old layout's name
-    return affine(known, modes.get(feature['type'], 'IDENTITY'), size,
+    return affine(_of(stats, key), modes.get(feature['type'], 'IDENTITY'), size,
                   f'{folder}, {key}')
 
 

@@ -26,8 +26,10 @@ ALLOWED = {
         dict, list, tuple, set, int, float, bool, str)},
 }
 """What is called: it makes values and does nothing else."""
-INERT = ('omegaconf', 'typing', 'torch', 'numpy', 'collections', 'dill', 'diffusion_policy')
-"""Packages whose objects are kept as records; `builtins.object` and `Any` likewise."""
+INERT = ('omegaconf', 'typing', 'torch', 'numpy', 'collections', 'dill', 'diffusion_policy',
+         'pathlib', 'builtins.object', 'builtins.type', 'builtins.bytes',
+         'copyreg._reconstructor', '_codecs.encode')
+"""Packages and names whose objects are kept as records, and never made."""
 
 
 class Record:
@@ -56,8 +58,7 @@ class Unpickler(pickle.Unpickler):
         """Return what stands for a name; UnpicklingError where it could do harm."""
         if (module, name) in ALLOWED:
             return ALLOWED[module, name]
-        if module.partition('.')[0] in INERT or (module, name) in (
-                ('builtins', 'object'), ('copyreg', '_reconstructor')):
+        if module.partition('.')[0] in INERT or f'{module}.{name}' in INERT:
             return Record
         raise pickle.UnpicklingError(f'it wants to run {module}.{name}')
 
