@@ -128,6 +128,7 @@ def main(out, distil=False, kill=(-1, -1), stop=-1, **strategy):
         whole = None
     if whole is not None and world.leads:
         torch.save(whole.state_dict(), Path(out) / 'whole.pt')
+    world.leave()
     held = sum(getattr(p, 'to_local', lambda p=p: p)().numel()
                for p in made.module.parameters())
     print(json.dumps({'train': made.history.train, 'validation': made.history.validation,

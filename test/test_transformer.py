@@ -107,3 +107,14 @@ def test_a_loss_may_differentiate_forward_by_the_level(model):
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match='width 16.*3 heads'):
         Attention(16, 3)
+
+
+@pytest.mark.parametrize('kind', ['transformer', 'dit'])
+def test_a_network_of_a_size_to_be_measured_is_written(tmp_path, kind):
+    pytest.importorskip('onnx')
+    from diffusion_policy_rt.engines.torch_engine import load_policy
+    from diffusion_policy_rt.train.base import base_spec, transformer, write_base
+
+    policy = load_policy(write_base(tmp_path / 'b', base_spec(), denoiser=transformer(kind, 3e5)))
+    assert 2e5 < sum(p.numel() for p in policy.denoiser.parameters()) < 6e5
+    assert all(p.any() for p in policy.denoiser.parameters() if p.ndim > 1)

@@ -25,7 +25,7 @@ from diffusion_policy_rt.engines.timing import take_turns
 from diffusion_policy_rt.engines.torch_plan import CapturedPlan, TorchPlan
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.model.policy import Policy, parts
-from diffusion_policy_rt.train.base import MODEL, base_spec, write_base
+from diffusion_policy_rt.train.base import DENOISER, ENCODER, base_spec, write_base
 
 SIZE, REPEATS = 4096, 200
 
@@ -45,7 +45,7 @@ def plans(steps: int) -> list[dict[str, Any]]:
     """Measure whole plans in torch."""
     torch.manual_seed(0)
     spec = base_spec(cameras=2)
-    policy = Policy(spec, MODEL).cuda().eval()
+    policy = Policy(spec, {'encoder': ENCODER, 'denoiser': DENOISER}).cuda().eval()
     plan = TorchPlan(policy, steps)
     images = {c.name: torch.randn(spec.n_obs, 3, *c.input_size, device='cuda')
               for c in spec.cameras}

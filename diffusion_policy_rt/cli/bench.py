@@ -30,6 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='base: how its denoiser is stored; may be repeated (default: fp32 '
                              'and int8-dynamic); encoders are static int8 beside int8; '
                              f'{CONVOLUTIONS}: the graph is not rewritten as products')
+    parser.add_argument('--denoiser', choices=('unet', 'transformer', 'dit'), default='unet',
+                        help='base: the kind of its denoiser (default unet)')
+    parser.add_argument('--params', default='250M', metavar='N',
+                        help='base: parameters of a transformer or dit (default 250M)')
     parser.add_argument('--cameras', type=positive, default=1, metavar='N',
                         help='base: number of cameras (default 1)')
     parser.add_argument('--image', type=positive, default=96, metavar='PX',
@@ -102,13 +106,17 @@ def bench_engines(args: argparse.Namespace) -> list[dict]:
 def write_sizes(args: argparse.Namespace, folder: Path) -> list[str]:
     """Write the base network in every data type that was asked for; return the folders."""
     with extra('--size base', 'train'):
-        from diffusion_policy_rt.train.base import base_spec, quantize_base, write_base
+        from diffusion_policy_rt.train.base import (
+            DENOISER, base_spec, quantize_base, transformer, write_base)
+        from diffusion_policy_rt.train.plan import parse_count
 
     spec = base_spec(args.cameras, args.image, args.horizon)
-    source, folders = write_base(folder / 'fp32', spec), []
+    net = DENOISER if args.denoiser == 'unet' else transformer(
+        args.denoiser, parse_count(args.params), args.horizon)
+    source, folders = write_base(folder / 'fp32', spec, denoiser=net), []
     for dtype in args.dtype or ('fp32', 'int8-dynamic'):
         if dtype == CONVOLUTIONS:
-            made = write_base(folder / dtype, spec, products=False)
+            made = write_base(folder / dtype, spec, False, net)
         elif dtype == 'fp32':
             made = source
         else:

@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
         selection.served(student_spec(teacher.spec, recipe))  # before the data are read
     run = Distillation(teacher, recipe, args.data, out, args.seed, world, selection)
     student = run.run()
+    world.leave()
     if not world.leads:
         return
     facts = {

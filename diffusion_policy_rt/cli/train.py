@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> None:
     began, origin = time.monotonic(), provenance()
     training = Training(recipe, data, out, args.seed, world, closed_loop(args))
     policy = training.run()
+    world.leave()
     if not world.leads:
         return
     losses = {stage: {'train': c.train[-1], 'validation': c.validation[-1],

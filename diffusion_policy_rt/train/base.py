@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.model.policy import Policy
@@ -14,11 +16,12 @@ from diffusion_policy_rt.runtime.schedule import default_schedules, squared_cosi
 from diffusion_policy_rt.spec import (
     ActionSpec, CameraSpec, PolicySpec, Preconditioning, VectorSpec)
 from diffusion_policy_rt.train.export import export_bundle, graphs
+from diffusion_policy_rt.train.plan import shape_of
 from diffusion_policy_rt.train.quantize.forms import named
 from diffusion_policy_rt.train.quantize.run import make_parts, write
 
-MODEL = {'encoder': {'kind': 'resnet', 'keypoints': 32, 'latent_dim': 64},
-         'denoiser': {'kind': 'unet', 'down_dims': [512, 1024, 2048]}}
+ENCODER = {'kind': 'resnet', 'keypoints': 32, 'latent_dim': 64}
+DENOISER = {'kind': 'unet', 'down_dims': [512, 1024, 2048]}
 NOTE = {'training': {'note': 'random weights, never trained'}, 'quality': {}, 'provenance': {}}
 CALIBRATION = 4
 """Random inputs per network that ranges are calibrated on; only the speed is of interest."""
@@ -39,10 +42,22 @@ def base_spec(cameras: int = 1, image: int = 96, horizon: int = 16) -> PolicySpe
         schedules=default_schedules(precond, (1, 2, 4, 8, 10, 100)))
 
 
-def write_base(folder: Path, spec: PolicySpec, products: bool = True) -> Bundle:
+def transformer(kind: str, parameters: float, horizon: int = 16) -> dict[str, Any]:
+    """Return the configuration of a `transformer` or `dit` of about so many parameters."""
+    shape = shape_of(parameters, horizon)
+    return {'kind': kind, 'width': shape.width, 'layers': shape.layers, 'heads': shape.heads}
+
+
+def write_base(folder: Path, spec: PolicySpec, products: bool = True,
+               denoiser: Mapping[str, Any] = DENOISER) -> Bundle:
     """Write a base bundle with random weights (seed 0) to `folder`."""
     torch.manual_seed(0)
-    return export_bundle(Policy(spec, MODEL), MODEL, folder, NOTE, products)
+    model = {'encoder': ENCODER, 'denoiser': dict(denoiser)}
+    policy = Policy(spec, model)
+    for weight in policy.denoiser.parameters():
+        if weight.ndim > 1 and not weight.any():  # a gate that is shut would hide the block
+            nn.init.normal_(weight, std=0.02)
+    return export_bundle(policy, model, folder, NOTE, products)
 
 
 def quantize_base(source: Bundle, folder: Path, denoiser: str) -> Bundle:
@@ -52,7 +67,7 @@ def quantize_base(source: Bundle, folder: Path, denoiser: str) -> Bundle:
     """
     rng = np.random.default_rng(0)
     with torch.device('meta'):  # for the shapes of its inputs only
-        shapes = Policy(source.spec, MODEL)
+        shapes = Policy(source.spec, source.model)
     feeds = {name: [{key: rng.standard_normal(tuple(t.shape), np.float32)
                      for key, t in inputs.items()} for _ in range(CALIBRATION)]
              for name, (_, inputs, _) in graphs(shapes).items()}

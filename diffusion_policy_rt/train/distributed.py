@@ -94,6 +94,12 @@ class World:
             dist.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
 
+    def leave(self) -> None:
+        """Leave the process group, all at the same point: one that just exits may abort others."""
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
     @contextmanager
     def together(self, what: str) -> Iterator[None]:
         """Turn the loss of another process into one line that ends with `what` to do."""

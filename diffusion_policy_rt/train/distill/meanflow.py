@@ -46,7 +46,8 @@ class MeanFlow:
     def draw_times(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw (t, r) [count], r <= t, equal for a share of them."""
         how = self.how
-        both = 1 / (1 + np.exp(-how.time_mean - how.time_std * rng.standard_normal((count, 2)).T))
+        drawn = np.stack([rng.standard_normal(count) for _ in range(2)])
+        both = 1 / (1 + np.exp(-how.time_mean - how.time_std * drawn))
         t, r = both.max(0), both.min(0)
         # sampling ends at zero, of which the network is told the floor
         r[rng.random(count) < how.to_end] = STOP_FLOOR / (1 + STOP_FLOOR)
