@@ -26,14 +26,23 @@ def alone(folder, distil=False, **strategy):
     return made, made.run('test')
 
 
+def compare(made, expected):
+    """Compare weights, but for those whose gradient is rounding, which Adam makes as large as any.
+
+    A softmax does not change when all keys are moved alike, so a key's bias is such.
+    """
+    assert made.keys() == expected.keys()
+    for name, tensor in expected.items():
+        if not name.endswith('key.bias'):
+            torch.testing.assert_close(made[name], tensor, rtol=1e-3, atol=1e-4)
+
+
 def check(folder, result, expected, whole):
     for curve in ('train', 'validation'):
         np.testing.assert_allclose(result[curve], getattr(expected.history, curve),
                                    rtol=TOLERANCE)
     made = torch.load(folder / 'whole.pt', weights_only=True)
-    assert made.keys() == whole.state_dict().keys()
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(made[name], tensor, rtol=1e-3, atol=1e-4)
+    compare(made, whole.state_dict())
 
 
 @pytest.mark.parametrize('distil', [False, True])
@@ -64,8 +73,7 @@ def test_parts_and_recomputed_activations_leave_the_curve_as_it_is(tmp_path):
     expected, whole = alone(tmp_path / 'a')
     made, result = alone(tmp_path / 'b', accumulate=4, recompute=True)
     np.testing.assert_allclose(made.history.train, expected.history.train, rtol=TOLERANCE)
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(result.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+    compare(result.state_dict(), whole.state_dict())
 
 
 def test_bfloat16_layers_learn_with_float32_weights(tmp_path):
