@@ -8,11 +8,12 @@ from pathlib import Path
 
 from diffusion_policy_rt.cli.common import (
     add_seed, extra, natural, positive, provenance, write_json)
+from diffusion_policy_rt.cli.eval import FIRST_TEST_SEED
 from diffusion_policy_rt.errors import DprtError
 
 HELP = 'Collect Push-T demonstrations by trying a policy\'s own proposals out in the simulator.'
 FIRST_SEED = 400_000
-FIRST_TEST_SEED, LAST_TEST_SEED = 100_000, 399_999
+LAST_TEST_SEED = 399_999
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

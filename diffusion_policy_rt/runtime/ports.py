@@ -33,7 +33,7 @@ class Denoiser(Protocol):
                 stop: float = 0.0) -> np.ndarray:
         """Return E[x0 | x] for x = x0 + sigma noise: float64 [H, A] from [H, A] and cond [C].
 
-        Actions are normalised; cond is float32, of `runtime.observation.condition`. `stop` is the
+        Actions are normalised; cond is float32, of `PolicyLoop.estimates`. `stop` is the
         level that the step goes to; networks without `stop_time` are not told.
         """
 

@@ -16,6 +16,20 @@ KEPT = 1000
 """Jumps of each kind that the figures are of."""
 
 
+def continuity(seam: np.ndarray, within: np.ndarray) -> dict[str, float] | None:
+    """Return the figures of jumps at seams and within chunks, each [N]; None without either.
+
+    `ratio` is the 99th percentile of the jumps at seams over that of the jumps within chunks.
+    """
+    if not len(seam) or not len(within):
+        return None
+    far = float(np.percentile(within, 99))
+    return {'count': len(seam), 'seam_p50': float(np.median(seam)),
+            'seam_p99': float(np.percentile(seam, 99)), 'chunk_p99': far,
+            'ratio': float(np.percentile(seam, 99)) / max(far, 1e-9),
+            'within_1.2': float((seam <= 1.2 * far).mean())}
+
+
 class Seams:
     """Measures each plan. Jumps are Euclidean, in the policy's normalised actions."""
 
@@ -39,9 +53,7 @@ class Seams:
 
     def figures(self) -> dict[str, float | None]:
         """Return percentiles of the newest jumps, and the ratio of the 99th ones; None without."""
-        seam, within = (np.array(list(kept)) for kept in (self._seam, self._within))
-        if not len(seam) or not len(within):
-            return dict.fromkeys(('seam_jump.p50', 'seam_jump.p99', 'seam_jump_ratio'))
-        far = float(np.percentile(seam, 99))
-        return {'seam_jump.p50': float(np.median(seam)), 'seam_jump.p99': far,
-                'seam_jump_ratio': far / max(float(np.percentile(within, 99)), 1e-9)}
+        told = continuity(*(np.array(list(kept)) for kept in (self._seam, self._within))) or {}
+        names = {'seam_jump.p50': 'seam_p50', 'seam_jump.p99': 'seam_p99',
+                 'seam_jump_ratio': 'ratio'}
+        return {name: told.get(key) for name, key in names.items()}

@@ -79,10 +79,10 @@ class PushT:
 
     def substep(self, target: np.ndarray) -> None:
         """Move for one physics step towards `target` [2], by the task's PD controller."""
-        env = self._env
-        error = np.asarray(target, float) - env.agent.position
-        acceleration = env.k_p * error - env.k_v * np.array(env.agent.velocity)
-        env.agent.velocity = tuple(env.agent.velocity + acceleration * env.dt)
+        env, tool = self._env, self._env.agent
+        (x, y), at, v = map(float, target), tool.position, tool.velocity  # floats: numpy is slow
+        tool.velocity = (v[0] + (env.k_p * (x - at[0]) - env.k_v * v[0]) * env.dt,
+                         v[1] + (env.k_p * (y - at[1]) - env.k_v * v[1]) * env.dt)
         env.space.step(env.dt)
 
     def step(self, target: np.ndarray) -> None:

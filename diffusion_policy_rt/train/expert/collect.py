@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from diffusion_policy_rt.engines.bundle import read_bundle
-from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.files import whole_file
+from diffusion_policy_rt.replay.evaluate import check_task
 from diffusion_policy_rt.sim.block import keypoints
-from diffusion_policy_rt.sim.pusht import MAX_STEPS, RATE, SUCCESS, PushT
+from diffusion_policy_rt.sim.pusht import MAX_STEPS, SUCCESS, PushT
 from diffusion_policy_rt.train.expert.proposals import Proposals
 from diffusion_policy_rt.train.expert.search import Expert, Search
 
@@ -83,8 +83,7 @@ class Collector:
     def __init__(self, what: Collection) -> None:
         torch.set_num_threads(1)
         spec = (bundle := read_bundle(what.policy)).spec
-        if len(spec.cameras) != 1 or spec.action.names != ('x', 'y') or spec.rate != RATE:
-            raise SpecError(f'{bundle.folder} is no Push-T policy; the expert knows only Push-T')
+        check_task(spec, bundle.folder)
         self.what, self.robot = what, PushT()
         self.proposals = Proposals(bundle, what.steps)
         self.expert = Expert(self.proposals.chunks, spec.n_action_steps, what.search)
