@@ -4,6 +4,7 @@
     weights.safetensors    every tensor, once
     encoder_<camera>.onnx  graphs whose large tensors lie in weights.safetensors
     denoiser.onnx
+    denoiser_level.onnx, denoiser_observed.onnx, denoiser_step.onnx   the same in three parts
     stage_<camera>_<i>.onnx, stage_<camera>_head.onnx   an encoder by layers, where it has them
 """
 
@@ -27,6 +28,8 @@ FORMAT = 1
 MANIFEST = 'policy.json'
 WEIGHTS = 'weights.safetensors'
 SHIPPED = Path(__file__).parent.parent / 'bundles'
+SPLIT = ('denoiser_level', 'denoiser_observed', 'denoiser_step')
+"""The denoiser's parts: of the levels, of the condition, and what every network call runs."""
 HEAD = 'head'
 """In place of its number: what makes the latent of the last layer's output."""
 GEOMETRY = ('extent', 'stride', 'margin')

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from diffusion_policy_rt.runtime.conditioned import Conditioned
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -47,6 +49,14 @@ class Engine(Encoder, Denoiser, Protocol):
     """Part -> data type of its products as executed, or `int8 38, float32 3` where they differ."""
     executed: dict[str, list[Layer]]
     """Part -> its products in order of execution."""
+
+
+@runtime_checkable
+class ConditionedEngine(Protocol):
+    """An engine that keeps what its denoiser makes of a condition."""
+
+    conditioned: Conditioned | None
+    """None where the bundle has the denoiser as a whole only."""
 
 
 @dataclass(frozen=True)
