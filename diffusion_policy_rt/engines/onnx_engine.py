@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,17 @@ import numpy as np
 import onnxruntime
 
 from diffusion_policy_rt.engines.bundle import (
-    GEOMETRY, HEAD, SPLIT, WEIGHTS, Bundle, stage_part)
+    GEOMETRY, HEAD, SPLIT, WEIGHTS, Bundle, masked_part, stage_part)
 from diffusion_policy_rt.engines.cpu import saturates
 from diffusion_policy_rt.engines.executed import check_executed, read_profile, summary
 from diffusion_policy_rt.engines.weights import (
     check_scales, part_of, read_header)
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.runtime.blocks import Blockwise, blockwise, names, read_schedules
 from diffusion_policy_rt.runtime.conditioned import Conditioned
 from diffusion_policy_rt.runtime.ports import Layer, Stage, Staged
 from diffusion_policy_rt.runtime.precond import denoise
+from diffusion_policy_rt.spec import Schedule
 
 
 def make_session(graph: Path, threads: int, profile: str = '') -> onnxruntime.InferenceSession:
@@ -70,6 +73,8 @@ class OnnxEngine:
             check_executed(part, self.executed[part], part_of(part, stored))
         self.conditioned = Conditioned(self._level, self._observed, self._step) if (
             in_parts) else None
+        self._schedules, self.blocks = read_schedules(bundle.blocks), Counter[str]()
+        self._steps: dict[str, onnxruntime.InferenceSession] = {}
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
 
     def _open(self, graph: str) -> list[Layer]:
@@ -108,6 +113,23 @@ class OnnxEngine:
                 stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]."""
         return denoise(self.network, self._precond, x, sigma, cond, stop)
+
+    def blockwise(self, schedule: Schedule) -> Blockwise | None:
+        """Return the denoiser of one plan; None for levels that the bundle has no blocks for."""
+        return blockwise(self._schedules, schedule, self._precond, self.conditioned, self._masked,
+                         self.blocks)
+
+    def _masked(self, fresh: str, x: np.ndarray, level: np.ndarray, observed: np.ndarray,
+                kept: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        if fresh not in self._steps:
+            self._steps[fresh] = make_session(
+                self._bundle.path(f'{masked_part(fresh)}.onnx'), self._threads)
+        session = self._steps[fresh]
+        feed = {'x': x[None], 'level': level, 'observed': observed,
+                **dict(zip(names(fresh)[0], kept))}
+        # a step that computes no branch is not told the level
+        output, *made = session.run(None, {i.name: feed[i.name] for i in session.get_inputs()})
+        return output[0], made
 
     def staged(self, camera: str) -> Staged | None:
         """Return the camera's encoder as its layers; None for a bundle that has none of them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,11 +12,15 @@ from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
 from diffusion_policy_rt.engines.executed import summary
 from diffusion_policy_rt.engines.torch_weights import read_weights
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.model.masked import MaskedStep
 from diffusion_policy_rt.model.policy import Policy, parts
 from diffusion_policy_rt.model.split import split
+from diffusion_policy_rt.runtime.blocks import (
+    BlockSchedule, Blockwise, blockwise, read_schedules)
 from diffusion_policy_rt.runtime.conditioned import Conditioned
 from diffusion_policy_rt.runtime.ports import Layer
 from diffusion_policy_rt.runtime.precond import denoise
+from diffusion_policy_rt.spec import Schedule
 
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
@@ -76,12 +82,15 @@ class TorchEngine(TorchNetworks):
             for part, module in parts(self._policy).items()}
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
         self.conditioned: Conditioned[Tensor] | None = None
+        self.blocks = Counter[str]()
+        self._schedules: dict[tuple[float, ...], BlockSchedule] = {}
         if compiled:
             for module in parts(self._policy).values():
                 module.compile()
             return
         self._split = split(self._policy.denoiser)
         self.conditioned = Conditioned(self._level, self._observed, self._step)
+        self._schedules = read_schedules(bundle.blocks)
 
     def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
                 *c_stop: float) -> np.ndarray:
@@ -89,6 +98,18 @@ class TorchEngine(TorchNetworks):
         if self.conditioned is None:
             return super().network(x, c_noise, cond, *c_stop)
         return self.conditioned(x, c_noise, cond, *c_stop)
+
+    def blockwise(self, schedule: Schedule) -> Blockwise | None:
+        """Return the denoiser of one plan; None for levels that the bundle has no blocks for."""
+        return blockwise(self._schedules, schedule, self._precond, self.conditioned, self._masked,
+                         self.blocks)
+
+    @torch.inference_mode()
+    def _masked(self, fresh: str, x: np.ndarray, level: Tensor, observed: Tensor,
+                kept: list[Tensor]) -> tuple[np.ndarray, list[Tensor]]:
+        step = MaskedStep(self._split.step, fresh)
+        output, *made = step(self._batch(x), level, observed, *kept)
+        return output[0].cpu().numpy(), made
 
     @torch.inference_mode()
     def _level(self, *levels: float) -> Tensor:

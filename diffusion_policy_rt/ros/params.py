@@ -132,7 +132,7 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
 
 def caches_of(values: Mapping[str, Any], spec: PolicySpec) -> CacheRules:
     """Return the rules of all caches among parameter values."""
-    return CacheRules(values['cache.capacity'], values['cache.condition'],
+    return CacheRules(values['cache.capacity'], values['cache.condition'], values['cache.blocks'],
                       tiles_of(values, spec))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from diffusion_policy_rt.runtime.ports import ConditionedEngine, Engine
+from diffusion_policy_rt.runtime.ports import (
+    BlockwiseEngine, ConditionedEngine, Denoiser, Engine)
 from diffusion_policy_rt.runtime.tiles import TileRule
+from diffusion_policy_rt.spec import Schedule
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,9 @@ class CacheRules:
     """Encoded frames, over all cameras."""
     condition: bool = True
     """Whether what the denoiser makes of an observation alone is kept."""
+    blocks: bool = False
+    """Whether branches of the denoiser are kept between the calls of a plan, where the bundle
+    tells which; approximate."""
     tiles: Mapping[str, TileRule] = field(default_factory=dict)
     """Per camera, when parts of its images are not encoded again."""
 
@@ -27,11 +32,24 @@ def keep_conditions(engine: Engine, keeps: bool) -> None:
         engine.conditioned.keeps = keeps
 
 
-def condition_figures(engine: Engine) -> dict[str, object]:
-    """Return how often a condition was the last one, where the engine keeps it."""
-    if not isinstance(engine, ConditionedEngine) or engine.conditioned is None:
-        return {}
-    kept = engine.conditioned
-    calls = kept.hits + kept.misses
-    return {'condition.hits': kept.hits,
-            'condition.hit_ratio': kept.hits / calls if calls else float('nan')}
+def denoiser_of(engine: Engine, schedule: Schedule, rules: CacheRules) -> Denoiser:
+    """Return what a plan's network calls go to: the engine, or what keeps blocks for one plan."""
+    made = engine.blockwise(schedule) if (
+        rules.blocks and isinstance(engine, BlockwiseEngine)) else None
+    return made or engine
+
+
+def denoiser_figures(engine: Engine) -> dict[str, object]:
+    """Return what an engine tells of conditions and branches that it kept."""
+    told: dict[str, object] = {}
+    if isinstance(engine, ConditionedEngine) and engine.conditioned is not None:
+        hits, misses = engine.conditioned.hits, engine.conditioned.misses
+        told |= {'condition.hits': hits, 'condition.hit_ratio': _share(hits, hits + misses)}
+    if isinstance(engine, BlockwiseEngine):
+        kept, computed = engine.blocks['kept'], engine.blocks['computed']
+        told |= {'blocks.kept': kept, 'blocks.hit_ratio': _share(kept, kept + computed)}
+    return told
+
+
+def _share(part: int, total: int) -> float:
+    return part / total if total else float('nan')

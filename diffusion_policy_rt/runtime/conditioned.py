@@ -42,7 +42,11 @@ class Conditioned(Generic[T]):
     def __call__(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
                  *c_stop: float) -> np.ndarray:
         """Run the network: x float32 [H, A], cond float32 [C] to float32 [H, A]."""
-        return self._step(x, self._of_level(c_noise, *c_stop), self._of_condition(cond))
+        return self._step(x, *self.prepared(c_noise, cond, *c_stop))
+
+    def prepared(self, c_noise: float, cond: np.ndarray, *c_stop: float) -> tuple[T, T]:
+        """Return the parts of level and condition."""
+        return self._of_level(c_noise, *c_stop), self._of_condition(cond)
 
     def _of_level(self, *levels: float) -> T:
         made = self._levels.get(levels) if self.keeps else None

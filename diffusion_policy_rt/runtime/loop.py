@@ -15,7 +15,8 @@ from diffusion_policy_rt.errors import FrameError
 from diffusion_policy_rt.runtime.acting import Action, measured, resting
 from diffusion_policy_rt.runtime.arrivals import Arrivals
 from diffusion_policy_rt.runtime.chunk import Chunk, blend, splice
-from diffusion_policy_rt.runtime.caches import CacheRules, condition_figures, keep_conditions
+from diffusion_policy_rt.runtime.caches import (
+    CacheRules, denoiser_figures, denoiser_of, keep_conditions)
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
@@ -29,6 +30,7 @@ from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.prefix import committed
 from diffusion_policy_rt.runtime.seams import Seams
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
 from diffusion_policy_rt.runtime.trace import Rung
 from diffusion_policy_rt.spec import PolicySpec
@@ -48,7 +50,9 @@ class PolicyLoop:
         self.latencies = LatencyModel()
         self.arrivals = Arrivals()
         self.guard = Guard((camera.name for camera in spec.cameras), rules)
-        self.cache = LatentCache(capacity=4 * spec.n_obs * len(spec.cameras))
+        self.rules = CacheRules(4 * spec.n_obs * len(spec.cameras),
+                                tiles={camera.name: TileRule() for camera in spec.cameras})
+        self.cache = LatentCache(self.rules.capacity)
         self.tiling = Tiling(spec, engine)
         self._clock = clock
         self._arrived: deque[Frame | State] = deque(maxlen=1024)
@@ -70,12 +74,13 @@ class PolicyLoop:
 
     def keep(self, rules: CacheRules) -> None:
         """Use other rules from the next plan on."""
+        self.rules = rules
         self.cache.capacity, self.tiling.rules = rules.capacity, rules.tiles
         keep_conditions(self.engine, rules.condition)
 
     def cache_figures(self) -> dict[str, object]:
         """Return what the caches but that of latents tell of themselves."""
-        return {**condition_figures(self.engine), **self.tiling.figures()}
+        return {**denoiser_figures(self.engine), **self.tiling.figures()}
 
     # -- observe -------------------------------------------------------------------------------
 
@@ -199,8 +204,9 @@ class PolicyLoop:
                   steps: int, noise: np.ndarray | None = None,
                   given: np.ndarray | None = None) -> Iterator[Chunk | None]:
         """Yield what there is after each network call, as `plan.chunk_estimates` does."""
-        return chunk_estimates(self.spec, self.engine, self.seed, observation, latents, steps,
-                               noise, given, self.current)
+        denoiser = denoiser_of(self.engine, self.spec.schedule(steps), self.rules)
+        return chunk_estimates(self.spec, denoiser, self.seed, observation, latents, steps, noise,
+                               given, self.current)
 
     # -- act -----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -9,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from diffusion_policy_rt.runtime.conditioned import Conditioned
+from diffusion_policy_rt.spec import Schedule
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,20 @@ class ConditionedEngine(Protocol):
 
     conditioned: Conditioned | None
     """None where the bundle has the denoiser as a whole only."""
+
+
+@runtime_checkable
+class BlockwiseEngine(Protocol):
+    """An engine that can keep branches of its denoiser between the calls of a plan."""
+
+    blocks: Counter[str]
+    """Branches `computed` and `kept`, over all plans."""
+
+    def blockwise(self, schedule: Schedule) -> Denoiser | None:
+        """Return the denoiser of one plan, called once for each level in order.
+
+        None for a bundle that does not tell which branches to keep.
+        """
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import save_file
 from torch import nn
 
-from diffusion_policy_rt.engines.bundle import SPLIT, WEIGHTS, Bundle, write_bundle
+from diffusion_policy_rt.engines.bundle import (
+    SPLIT, WEIGHTS, Bundle, masked_part, write_bundle)
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.parity import check_parity, write_parity
 from diffusion_policy_rt.engines.torch_engine import TorchNetworks
 from diffusion_policy_rt.engines.weights import (
     OWN, PRODUCTS, Stored, prefix_of, read_header)
 from diffusion_policy_rt.model.lower import lower
+from diffusion_policy_rt.model.masked import MaskedStep
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.model.split import Parts, split
+from diffusion_policy_rt.runtime.blocks import names
 from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.stages import StageGraph, stage_graphs
 
@@ -35,12 +38,14 @@ Graphs = dict[str, tuple[nn.Module, dict[str, torch.Tensor], str]]
 
 
 def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
-                  facts: Mapping[str, Any], products: bool = True) -> Bundle:
+                  facts: Mapping[str, Any], products: bool = True,
+                  blocks: Mapping[str, Any] | None = None) -> Bundle:
     """Write the bundle, with outputs of its networks, and check that the CPU engine gives these.
 
     Layers are written as gather and matrix product, or where not `products` as they are.
 
     `model` is the networks' configuration; `facts` holds `training`, `quality`, `provenance`.
+    `blocks` are schedules of branches to keep, by step count, as the manifest has them.
     """
     policy = policy.cpu().eval()
     written = copy.deepcopy(policy)
@@ -63,6 +68,10 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
             name_products(graph)
             share_weights(graph, 'denoiser' if name in SPLIT else name, stored, tensors)
             path.write_bytes(graph.SerializeToString())
+        for fresh in {call for entry in (blocks or {}).values() for call in entry['fresh']}:
+            graph = export_masked(policy.spec, in_parts, fresh, partial)
+            share_weights(graph, 'denoiser', stored, tensors)
+            (partial / f'{masked_part(fresh)}.onnx').write_bytes(graph.SerializeToString())
         for stage in stage_graphs(written):
             graph = export_stage(stage, partial / f'{stage.name}.onnx')
             share_weights(graph, stage.part, stored, tensors)
@@ -70,7 +79,7 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
         write_parity(partial, policy.spec, TorchNetworks(policy))
 
     bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
-                                   'dtypes': {'weights': 'float32'}}, fill)
+                                   'dtypes': {'weights': 'float32'}, 'blocks': blocks or {}}, fill)
     check_parity(bundle, load_engine(bundle, 'onnxruntime'), 'onnxruntime')
     return bundle
 
@@ -104,7 +113,20 @@ def examples(spec: PolicySpec) -> tuple[dict[str, torch.Tensor], ...]:
             {'x': torch.zeros(1, spec.horizon, len(spec.action))})
 
 
-def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str, path: Path,
+def export_masked(spec: PolicySpec, parts: Parts, fresh: str, folder: Path) -> onnx.ModelProto:
+    """Write a step that computes some branches, and return its graph."""
+    inputs = split_graphs(spec, parts)[SPLIT[2]][1]
+    with torch.no_grad():
+        made = MaskedStep(parts.step, '1' * len(fresh))(*inputs.values())[1:]
+    kept, computed = names(fresh)
+    given = dict(zip(kept, [tensor for tensor, bit in zip(made, fresh) if bit == '0']))
+    path = folder / f'{masked_part(fresh)}.onnx'
+    export_graph(MaskedStep(parts.step, fresh), inputs | given, ('output', *computed), path)
+    return onnx.load(str(path))
+
+
+def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],
+                 output: str | Sequence[str], path: Path,
                  dynamic: Mapping[str, Mapping[int, str]] | None = None) -> None:
     """Write one network as an ONNX graph that holds its weights.
 
@@ -113,7 +135,8 @@ def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's own deprecation notices
         torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),
-                          output_names=[output], opset_version=OPSET, dynamo=False,
+                          output_names=[output] if isinstance(output, str) else list(output),
+                          opset_version=OPSET, dynamo=False,
                           dynamic_axes=dynamic)
 
 
