@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,16 +18,22 @@ from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
 from diffusion_policy_rt.train.data import Dataset, join, read_dataset
+from diffusion_policy_rt.train.data.streams import MayLack
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
 from diffusion_policy_rt.train.pixels import fit_all
+from diffusion_policy_rt.train.progress import SUCCESS, chosen_windows
 from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
 from diffusion_policy_rt.train.trainer import History, Objective, Referee, Trainer
 from diffusion_policy_rt.train.windows import Windows, make_windows, split_episodes
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.selection import ClosedLoop
+
+
+SEEN = ('cameras', 'state', 'action', 'n_obs', 'horizon', 'encoder', 'pretrain', 'max_episodes')
+"""Sections of a recipe that pretrained encoders depend on."""
 
 
 class Training:
@@ -50,12 +56,13 @@ class Training:
         self.policy = Policy(self.spec, self.model)
         self.curves: dict[str, History] = {}
 
-    @property
-    def fingerprint(self) -> str:
-        """Identifies what a checkpoint belongs to: the recipe, the seed and the data."""
-        parts: list[Any] = [self.recipe.source, self.seed, len(self.states),
+    def fingerprint(self, sections: Collection[str], referee: Referee | None = None) -> str:
+        """Return what a checkpoint belongs to: sections of the recipe, seed, data, referee."""
+        source = self.recipe.source
+        parts: list[Any] = [{key: source.get(key) for key in sections}, self.seed,
+                            self.recipe.train.validation_ratio, len(self.states),
                             float(self.chunks.sum())]
-        parts += [self.closed_loop.key] if self.closed_loop else []
+        parts += [self.closed_loop.key] if self.closed_loop and referee else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self) -> Policy:
@@ -74,9 +81,12 @@ class Training:
         return self.policy.eval()
 
     def _fit(self, objective: Objective, title: str, how: Optimisation | None = None,
-             referee: Referee | None = None, world: World | None = None) -> nn.Module:
+             referee: Referee | None = None, world: World | None = None,
+             sections: Collection[str] = ()) -> nn.Module:
+        """Train; a checkpoint stays good while these sections of the recipe do (none: all)."""
         trainer = Trainer(objective, how or self.recipe.train, world or self.world, self.seed,
-                          self.out / f'{title}.ckpt', self.fingerprint, referee)
+                          self.out / f'{title}.ckpt',
+                          self.fingerprint(sections or self.recipe.source, referee), referee)
         module = trainer.run(title)
         self.curves[title] = trainer.history
         return module
@@ -92,13 +102,19 @@ class Training:
             targets.astype(np.float32), self.held_out, how.max_shift, self.world.device)
         # every process needs the encoders, to compute its conditions
         self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how,
-                                                      world=self.world.replicated())
+                                                      world=self.world.replicated(),
+                                                      sections=SEEN)
 
     def _latent_objective(self) -> LatentObjective:
         observed = frozen_conditions(self.policy, self.images, self.states, self.windows,
                                      self.world.device)
-        return LatentObjective(self.policy, observed, self.chunks, self.held_out,
-                               latent_deviation(self.spec, self.recipe.train.latent_noise),
+        noise = latent_deviation(self.spec, self.recipe.train.latent_noise)
+        chosen = chosen_windows(
+            self.recipe.select, observed, self.data, noise, self.world.device,
+            lambda objective: self._fit(objective, 'progress', self.recipe.select,
+                                        world=self.world.replicated(),
+                                        sections=(*SEEN, 'select')))
+        return LatentObjective(self.policy, observed, self.chunks, self.held_out, chosen, noise,
                                self.recipe.train, self.world.device)
 
 
@@ -108,6 +124,8 @@ def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     keys |= {'state': tuple(recipe.state.keys), 'action': tuple(recipe.action.keys)}
     if recipe.pretrain is not None:
         keys['pretrain'] = tuple(recipe.pretrain.keys)
+    if recipe.select is not None:
+        keys[SUCCESS] = MayLack(recipe.select.keys)
     return keys
 
 

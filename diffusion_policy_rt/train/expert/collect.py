@@ -129,13 +129,19 @@ def collect(what: Collection, seeds: Iterable[int], workers: int) -> Iterator[De
 
 
 def write_dataset(path: Path, demonstrations: list[Demonstration]) -> None:
-    """Write episodes as one npz with the published streams, whole or not at all."""
+    """Write episodes as one npz with the published streams, whole or not at all.
+
+    `success` [N] is 1 in the row whose action reached the goal.
+    """
     states = np.concatenate([d.state for d in demonstrations])
+    ends = np.cumsum([len(d.action) for d in demonstrations])
+    success = np.zeros(len(states), np.uint8)
+    success[ends - 1] = [d.success for d in demonstrations]
     streams: dict[str, Any] = {
         'img': np.concatenate([d.images for d in demonstrations]), 'state': states,
         'action': np.concatenate([d.action for d in demonstrations]),
         'keypoint': keypoints(states[:, 2:]).astype(np.float32),
-        'episode_ends': np.cumsum([len(d.action) for d in demonstrations])}
+        'success': success, 'episode_ends': ends}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, partial.open('wb') as file:
         np.savez_compressed(file, **streams)
