@@ -56,7 +56,7 @@ class ValueObjective:
         self.module: nn.Module = ValueNetwork(observed.shape[1])
         self.noise = noise.astype(np.float32)
         left = rows_left(episode_ends)
-        met = success[episode_ends - 1] > 0
+        met = was_met(success, episode_ends)
         known = np.repeat(met, np.diff(episode_ends, prepend=0))
         if not met.any():
             raise DataError('no episode tells that it ended in success, by which `select` learns; '
@@ -88,6 +88,11 @@ class ValueObjective:
         return self._errors(module, index, self.observed[index]).item()
 
 
+def was_met(success: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:
+    """Return which episodes ended in success, bool [E]; `success` [N] is above 0 there."""
+    return np.asarray(success[episode_ends - 1] > 0)
+
+
 def rows_left(episode_ends: np.ndarray) -> np.ndarray:
     """Return how many rows of its episode follow each row, int64 [N]; 0 at the last."""
     lengths = np.diff(episode_ends, prepend=0)
@@ -103,14 +108,17 @@ def steps_to_success(module: nn.Module, observed: np.ndarray, discount: float) -
     return np.log(np.maximum(values.numpy().astype(float), LEAST_VALUE)) / np.log(discount)
 
 
-def gained_steps(steps: np.ndarray, episode_ends: np.ndarray, ahead: int) -> np.ndarray:
+def gained_steps(steps: np.ndarray, episode_ends: np.ndarray, met: np.ndarray,
+                 ahead: int) -> np.ndarray:
     """Return by how much the next `ahead` steps shortened the way to success, float64 [N].
 
-    Zero is what was to be expected; near the end of an episode fewer steps are looked ahead.
+    Zero is what was to be expected. Near the end of an episode fewer steps are looked ahead; where
+    success was `met` [E] there, it is no longer to be expected but has come.
     """
-    rows = np.arange(len(steps))
-    later = rows + np.minimum(ahead, rows_left(episode_ends))
-    return steps - steps[later] - (later - rows)
+    left = rows_left(episode_ends)
+    later = np.arange(len(steps)) + np.minimum(ahead, left)
+    came = (left <= ahead) & np.repeat(met, np.diff(episode_ends, prepend=0))
+    return steps - np.where(came, 0, steps[later]) - np.minimum(ahead, left)
 
 
 def chosen_windows(how: Selection | None, observed: np.ndarray, data: Dataset, noise: np.ndarray,
@@ -124,4 +132,5 @@ def chosen_windows(how: Selection | None, observed: np.ndarray, data: Dataset, n
     success = data.streams.get(SUCCESS, np.zeros((len(observed), 1), np.float32))[:, 0]
     module = fit(ValueObjective(observed, data.episode_ends, success, noise, how, device))
     steps = steps_to_success(module.eval(), observed, how.discount)
-    return gained_steps(steps, data.episode_ends, how.ahead) > how.least
+    met = was_met(success, data.episode_ends)
+    return gained_steps(steps, data.episode_ends, met, how.ahead) > how.least
