@@ -28,7 +28,7 @@ def data(episodes, met=True):
     """Return a data set of these episodes' states [T], which ended in success or did not."""
     ends = np.cumsum([len(e) for e in episodes]).astype(np.int64)
     success = np.zeros((ends[-1], 1), np.float32)
-    success[ends - 1] = met
+    success[ends - 1, 0] = met
     return Dataset({'state': np.concatenate(episodes)[:, None].astype(np.float32),
                     'success': success}, ends, None, 'a test', {})
 
@@ -81,7 +81,7 @@ def choose(walks, folder, **more):
 
     observed = 2 * whole.streams['state'] - 1
     torch.manual_seed(0)
-    return whole, chosen_windows(HOW, observed, whole, np.array([0.01]), CPU, fit)
+    return whole, chosen_windows(HOW, observed, whole, np.array([0.01]), 1, CPU, fit)
 
 
 def test_hesitation_is_left_out_and_the_way_is_kept(walks, tmp_path):
@@ -96,8 +96,16 @@ def test_hesitation_is_left_out_and_the_way_is_kept(walks, tmp_path):
 
 
 def test_all_is_learned_where_nothing_is_selected(walks):
-    assert chosen_windows(None, np.zeros((7, 1), np.float32), data(walks), np.zeros(1), CPU,
+    assert chosen_windows(None, np.zeros((7, 1), np.float32), data(walks), np.zeros(1), 1, CPU,
                           lambda objective: pytest.fail('nothing to fit')).all()
+
+
+def test_of_other_episodes_all_is_learned_but_the_end(walks, tmp_path):
+    whole, chosen = choose(walks, tmp_path, met=np.arange(60) < 30)
+    untold = np.repeat(np.arange(60) >= 30, np.diff(whole.episode_ends, prepend=0))
+    end = rows_left(whole.episode_ends) < HOW.ahead
+    assert chosen[untold & ~end].all() and not chosen[untold & end].any()
+    assert 0.3 < chosen[~untold].mean() < 0.95
 
 
 def test_without_a_success_there_is_nothing_to_go_by(walks, tmp_path):

@@ -3,7 +3,8 @@
 People and searches hesitate, and a policy that learns all they did hesitates as they do. A network
 learns how soon success follows an observation; a window counts where what was done next shortened
 the rest by more than the time it took: behaviour cloning filtered by an estimated advantage, as in
-Wang et al. 2020 (CRR, eq. 3), with Monte-Carlo returns.
+Wang et al. 2020 (CRR, eq. 3), with Monte-Carlo returns. Of episodes that do not tell whether they
+met success, as human demonstrations often do not, all is learned but the end, in which they stop.
 """
 
 from __future__ import annotations
@@ -27,21 +28,23 @@ LEAST_VALUE = 1e-6
 
 
 class ValueNetwork(nn.Module):
-    """Conditions [B, C] to the logit of the discounted success that follows them, [B].
+    """What one instant shows, [B, L], to the logit of the discounted success that follows, [B].
+
+    One instant does not tell whether the robot is about to move, which would excuse a halt.
 
     Products of linear features come first, for the reason that MLPDenoiser gives.
     """
 
-    def __init__(self, cond_dim: int, width: int = 256) -> None:
+    def __init__(self, seen_dim: int, width: int = 256) -> None:
         super().__init__()
-        self.left, self.right = nn.Linear(cond_dim, width), nn.Linear(cond_dim, width)
+        self.left, self.right = nn.Linear(seen_dim, width), nn.Linear(seen_dim, width)
         self.layers = nn.Sequential(
-            nn.Linear(width + cond_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish(),
+            nn.Linear(width + seen_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish(),
             nn.Linear(width, width), nn.Mish(), nn.Linear(width, 1))
 
-    def forward(self, cond: Tensor) -> Tensor:
-        pairs = self.left(cond) * self.right(cond)
-        return self.layers(torch.cat((pairs, cond), dim=-1)).squeeze(-1)
+    def forward(self, seen: Tensor) -> Tensor:
+        pairs = self.left(seen) * self.right(seen)
+        return self.layers(torch.cat((pairs, seen), dim=-1)).squeeze(-1)
 
 
 class ValueObjective:
@@ -49,7 +52,7 @@ class ValueObjective:
 
     def __init__(self, observed: np.ndarray, episode_ends: np.ndarray, success: np.ndarray,
                  noise: np.ndarray, how: Selection, device: torch.device) -> None:
-        """`observed` [N, C], one row per control step; `success` [N] is above 0 where it is met.
+        """`observed` [N, L], one row per control step; `success` [N] is above 0 where it is met.
 
         DataError where no episode ends in success.
         """
@@ -122,15 +125,21 @@ def gained_steps(steps: np.ndarray, episode_ends: np.ndarray, met: np.ndarray,
 
 
 def chosen_windows(how: Selection | None, observed: np.ndarray, data: Dataset, noise: np.ndarray,
-                   device: torch.device, fit: Callable[[Objective], nn.Module]) -> np.ndarray:
+                   n_obs: int, device: torch.device,
+                   fit: Callable[[Objective], nn.Module]) -> np.ndarray:
     """Return which windows are learned from, bool [W]: all where nothing is selected.
 
-    `fit` trains an objective; `observed` [W, C] are the windows' conditions, one per control step.
+    `fit` trains an objective; `observed` [W, C] are the windows' conditions, `n_obs` instants
+    each, one window per control step.
     """
     if how is None:
         return np.ones(len(observed), bool)
+    newest = observed.shape[1] // n_obs
+    seen, ends = np.ascontiguousarray(observed[:, -newest:]), data.episode_ends
     success = data.streams.get(SUCCESS, np.zeros((len(observed), 1), np.float32))[:, 0]
-    module = fit(ValueObjective(observed, data.episode_ends, success, noise, how, device))
-    steps = steps_to_success(module.eval(), observed, how.discount)
-    met = was_met(success, data.episode_ends)
-    return gained_steps(steps, data.episode_ends, met, how.ahead) > how.least
+    module = fit(ValueObjective(seen, ends, success, noise[-newest:], how, device))
+    steps = steps_to_success(module.eval(), seen, how.discount)
+    met = was_met(success, ends)
+    gained = gained_steps(steps, ends, met, how.ahead) > how.least
+    told = np.repeat(met, np.diff(ends, prepend=0))
+    return np.where(told, gained, rows_left(ends) >= how.ahead)

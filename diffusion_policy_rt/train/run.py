@@ -110,7 +110,7 @@ class Training:
                                      self.world.device)
         noise = latent_deviation(self.spec, self.recipe.train.latent_noise)
         chosen = chosen_windows(
-            self.recipe.select, observed, self.data, noise, self.world.device,
+            self.recipe.select, observed, self.data, noise, self.recipe.n_obs, self.world.device,
             lambda objective: self._fit(objective, 'progress', self.recipe.select,
                                         world=self.world.replicated(),
                                         sections=(*SEEN, 'select')))

@@ -107,8 +107,8 @@ class Distillation:
         self.chunks = torch.from_numpy(chunks).to(self.world.device)
         self.observed = torch.from_numpy(observed).to(self.world.device)
         held_out = split_episodes(data.episode_ends, how.validation_ratio, self.seed)
-        chosen = chosen_windows(plan.select, observed, data, self.noise, self.world.device,
-                                lambda objective: self._judge(objective, plan))
+        chosen = chosen_windows(plan.select, observed, data, self.noise, spec.n_obs,
+                                self.world.device, lambda objective: self._judge(objective, plan))
         self.train_rows = np.flatnonzero(chosen & ~held_out)
         rows = np.flatnonzero(chosen & held_out) if held_out.any() else self.train_rows
         self.compared = rows[::max(1, len(rows) // how.validation_sets)]
