@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -25,12 +24,13 @@ from diffusion_policy_rt.ros.outputs import make_output
 from diffusion_policy_rt.ros.params import NodeParams
 from diffusion_policy_rt.ros.teller import Teller
 from diffusion_policy_rt.ros.timing import tick_to_message
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.collector import Collector
 from diffusion_policy_rt.runtime.driver import Driver
-from diffusion_policy_rt.runtime.loop import PLAN_FAULTS, PolicyLoop
+from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.plan import PLAN_FAULTS
 from diffusion_policy_rt.runtime.settings import LoopSettings
-from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 from diffusion_policy_rt.runtime.warmup import check_deadline, warm_up
@@ -54,8 +54,7 @@ class Runner:
         engine = make(bundle, chosen.engine, chosen.threads)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
                                chosen.limits, output.velocity, chosen.rules)
-        self.loop.cache.capacity = chosen.cache_capacity
-        self.loop.tiling.rules = chosen.tiles
+        self.loop.keep(chosen.caches)
         table = self._warm_up(bundle)
         node.get_logger().info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
             f'{n} steps {1e3 * (t["p50"] or 0):.1f}/{1e3 * (t["p99"] or 0):.1f} ms'
@@ -167,12 +166,10 @@ class Runner:
 
     # -- live parameters -----------------------------------------------------------------------
 
-    def apply(self, settings: LoopSettings, cache_capacity: int, tiles: Mapping[str, TileRule],
-              enable_output: bool) -> None:
+    def apply(self, settings: LoopSettings, caches: CacheRules, enable_output: bool) -> None:
         """Use other settings from the next tick on."""
         self.loop.settings = replace(settings)
-        self.loop.cache.capacity = cache_capacity
-        self.loop.tiling.rules = tiles
+        self.loop.keep(caches)
         self._gate.enable(enable_output, self.loop.hold(self._timeline.now_ns()))
 
     # -- telling -------------------------------------------------------------------------------
@@ -198,7 +195,7 @@ class Runner:
 
     def _plans(self) -> dict[str, object]:
         return {**{f'plans.{kind}': self.loop.counts[kind] for kind in PLAN_FAULTS},
-                **self.loop.seams.figures(), **self.loop.tiling.figures()}
+                **self.loop.seams.figures(), **self.loop.cache_figures()}
 
     def _report(self) -> None:
         if self.running and self._reason and self._reason == self._reported:
