@@ -1,5 +1,6 @@
 """Quantized graphs compute what they should, in the type that they claim, from what is stored."""
 
+import copy
 import json
 
 import numpy as np
@@ -21,6 +22,7 @@ from diffusion_policy_rt.engines.weights import check_scales, read_header  # noq
 from diffusion_policy_rt.errors import BundleError, EngineError  # noqa: E402
 from diffusion_policy_rt.model.policy import Policy  # noqa: E402
 from diffusion_policy_rt.runtime.ports import Layer  # noqa: E402
+from diffusion_policy_rt.train.export import export_bundle  # noqa: E402
 from diffusion_policy_rt.train.quantize import forms  # noqa: E402
 from diffusion_policy_rt.train.quantize.choose import Trial, choose, relative_error  # noqa: E402
 from diffusion_policy_rt.train.quantize.forms import FP32, Form, layers, quantize  # noqa: E402
@@ -117,6 +119,22 @@ def test_a_quantized_bundle_holds_each_weight_once_and_in_8_bits(quantized, mode
             graph = onnx.load(str(bundle.path(name)), load_external_data=False).graph
             assert all(np.prod(i.dims) < 300 for i in graph.initializer if not i.external_data)
     assert bundle.dtypes['denoiser'] == f'int8-{form.kind}'
+
+
+@pytest.mark.parametrize('form', [DYNAMIC, WEIGHTS_ONLY, STATIC])
+def test_layers_of_equal_weights_are_each_quantized(exported, tmp_path, form):
+    policy, config = copy.deepcopy(exported('keypoint_mlp', 'edm')[1]), MODELS['keypoint_mlp']
+    policy.denoiser.layers[1].load_state_dict(policy.denoiser.layers[0].state_dict())
+    source = export_bundle(policy, config, tmp_path / 'fp32', {})
+    split = make_parts(source, {name: feeds(policy.spec, name)
+                                for name in ('encoder_front', 'encoder_wrist', 'denoiser')})
+    split[2].form = form
+    made = write(source, split, {part.name: [] for part in split}, tmp_path / 'q', {})
+    ran = {layer.name: layer.dtype for layer in load_engine(made, 'onnxruntime').executed[
+        'denoiser']}
+    assert {'layers.0.first', 'layers.1.first'} <= ran.keys() and set(ran.values()) == {'int8'}
+    stored = read_header(made.path(WEIGHTS))[0]
+    assert stored['denoiser.layers.1.first.weight'].dtype == 'I8'
 
 
 def test_the_engine_says_that_a_quantized_bundle_ran_in_int8(quantized):

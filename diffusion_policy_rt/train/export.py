@@ -49,6 +49,7 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
             path = partial / f'{name}.onnx'
             export_graph(module, inputs, output, path)
             graph = onnx.load(str(path))
+            own_weights(graph)
             name_products(graph)
             share_weights(graph, name, stored, tensors)
             path.write_bytes(graph.SerializeToString())
@@ -98,6 +99,16 @@ def export_stage(stage: StageGraph, path: Path) -> onnx.ModelProto:
     graph = onnx.load(str(path))
     onnx.helper.set_model_props(graph, stage.metadata)
     return graph
+
+
+def own_weights(graph: onnx.ModelProto) -> None:
+    """Give each layer weights of its own name; the exporter writes equal ones once."""
+    held = {i.name: i for i in graph.graph.initializer}
+    for node in [n for n in graph.graph.node if n.op_type == 'Identity' and n.input[0] in held]:
+        own = graph.graph.initializer.add()
+        own.CopyFrom(held[node.input[0]])
+        own.name = node.output[0]
+        graph.graph.node.remove(node)
 
 
 def name_products(graph: onnx.ModelProto) -> None:
