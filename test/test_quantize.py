@@ -13,6 +13,7 @@ torch = pytest.importorskip('torch', reason='quantizing starts from torch module
 onnx = pytest.importorskip('onnx', reason='graphs are rewritten by onnx')
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
+from safetensors.torch import save_file as torch_save  # noqa: E402
 
 from diffusion_policy_rt.engines import cpu, executed, onnx_engine  # noqa: E402
 from diffusion_policy_rt.engines.bundle import WEIGHTS, read_bundle, write_bundle  # noqa: E402
@@ -390,8 +391,30 @@ def test_a_checkpoint_that_is_damaged_or_incomplete_is_refused(exported, tmp_pat
 
 def test_a_format_that_packs_several_values_in_a_byte_is_refused(exported, tmp_path):
     _, policy = exported('keypoint_mlp', 'edm')
-    with pytest.raises(BundleError, match='NVFP4 is not read; use one of FP8'):
-        read_checkpoint(export_like_modelopt(policy, tmp_path / 'c', 'NVFP4'), policy)
+    with pytest.raises(BundleError, match='W4A16_AWQ is not read; use one of FP8'):
+        read_checkpoint(export_like_modelopt(policy, tmp_path / 'c', 'W4A16_AWQ'), policy)
+
+
+def test_modelopt_s_own_4_bit_numbers_are_read(tmp_path):
+    nvfp4 = pytest.importorskip('modelopt.torch.quantization.qtensor.nvfp4_tensor',
+                                reason='modelopt is not installed').NVFP4QTensor
+    net = torch.nn.Sequential(torch.nn.Linear(64, 24), torch.nn.Linear(24, 3))
+    weight = net[0].weight.detach()
+    packed, factors, whole = nvfp4.quantize(weight.clone(), 16)
+    held = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    path = tmp_path / 'model.safetensors'
+    torch_save(held | {'0.weight': packed._quantized_data, '0.weight_scale': factors,
+                       '0.weight_scale_2': whole, '0.input_scale': torch.ones(1)}, path)
+    read = read_weights(path, net)
+    expected = packed.dequantize(torch.float32, scale=factors, double_scale=whole,
+                                 block_sizes={-1: 16})
+    torch.testing.assert_close(read['0.weight'], expected)
+    assert 0 < relative_error(expected.numpy(), weight.numpy()) < 0.2
+    short = factors[:, :3].clone()
+    torch_save(held | {'0.weight': packed._quantized_data, '0.weight_scale': short,
+                       '0.weight_scale_2': whole}, path)
+    with pytest.raises(BundleError, match='weight_scale has shape'):
+        read_weights(path, net)
 
 
 def test_the_checkpoint_of_another_policy_is_refused_by_what_does_not_fit(exported, tmp_path):

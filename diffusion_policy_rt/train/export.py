@@ -81,7 +81,8 @@ def graphs(policy: Policy) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor]
 
 
 def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str, path: Path,
-                 dynamic: Mapping[str, Mapping[int, str]] | None = None) -> None:
+                 dynamic: Mapping[str, Mapping[int, str]] | None = None,
+                 opset: int = OPSET) -> None:
     """Write one network as an ONNX graph that holds its weights.
 
     Shapes are those of `inputs`, but for the dimensions that `dynamic` names.
@@ -89,7 +90,7 @@ def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's own deprecation notices
         torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),
-                          output_names=[output], opset_version=OPSET, dynamo=False,
+                          output_names=[output], opset_version=opset, dynamo=False,
                           dynamic_axes=dynamic)
 
 
@@ -126,10 +127,10 @@ def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored
     `tensors` are what the file holds. Small ones stay in the graph.
     """
     prefix = prefix_of(part)
-    held = {_digest(tensors[name]): where for name, where in stored.items()
+    held = {_digest(tensors[name].tobytes()): where for name, where in stored.items()
             if name.startswith(prefix)}
     for initialiser in graph.graph.initializer:
-        where = held.get(_digest(numpy_helper.to_array(initialiser)))
+        where = held.get(_digest(content(initialiser)))
         if where is None or where.length < 256:
             continue
         initialiser.ClearField('raw_data')
@@ -139,5 +140,10 @@ def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored
             initialiser.external_data.add(key=key, value=str(value))
 
 
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).data).digest()
+def content(initialiser: onnx.TensorProto) -> bytes:
+    """Return the values as they lie in a file; 4-bit ones are packed."""
+    return initialiser.raw_data or numpy_helper.to_array(initialiser).tobytes()
+
+
+def _digest(values: bytes) -> bytes:
+    return hashlib.sha256(values).digest()
