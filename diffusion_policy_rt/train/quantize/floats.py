@@ -93,10 +93,12 @@ class FloatProduct(MatrixProduct):
         nn.Module.__init__(self)
         self.weight, self.bias, self._taps = layer.weight, layer.bias, layer._taps
         self.form, self.inputs = form, scale_of(top, form)
+        self.own = scale_of(layer.weight.detach().abs().max(), form)
+        self.rounded = Rounding.apply(layer.weight.detach(), form, self.own, True)
 
     def _product(self, x: Tensor) -> Tensor:
-        weight = Rounding.apply(self.weight, self.form,
-                                scale_of(self.weight.detach().abs().max(), self.form), True)
+        weight = (Rounding.apply(self.weight, self.form, self.own, True)
+                  if torch.onnx.is_in_onnx_export() else self.rounded)
         x = Rounding.apply(x, self.form, self.inputs, False) @ weight
         return x if self.bias is None else x + self.bias
 
