@@ -128,7 +128,7 @@ SMALL = {
     'fdistill': {'sigmas': [5.0, 2.0, 1.0, 0.5], 'sigma_mean': -1.0, 'sigma_std': 1.2},
     'dmd2': {'sigmas': [5.0, 2.0, 1.0, 0.5], 'sigma_mean': -1.0, 'sigma_std': 1.2}}
 UPDATES = {'cm': 250, 'meanflow': 300}
-FEW = 60
+FEW = 100
 
 
 def distill(name, start, updates):
