@@ -106,6 +106,7 @@ class LatentObjective:
         self.noise = noise.astype(np.float32)  # [observed_dim] standard deviation
         self.train_rows = np.flatnonzero(chosen & ~held_out)
         self.held_out = np.flatnonzero(chosen & held_out)
+        self.make = policy.make_denoiser
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the denoising loss on these windows."""
@@ -133,6 +134,7 @@ class PixelObjective:
                  observed: np.ndarray, chunks: np.ndarray, held_out: np.ndarray, how: Training,
                  device: torch.device) -> None:
         self.module: nn.Module = policy
+        self.make = policy.another
         self.spec: PolicySpec = policy.spec
         self.denoising = DenoisingLoss(policy.spec.precond, how,
                                        PrefixLayout.of(policy.spec))

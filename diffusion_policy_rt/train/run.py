@@ -53,7 +53,8 @@ class Training:
         self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
         self.images = {c.name: fit_all(data.streams[c.name], c) for c in self.spec.cameras}
         self.model = {'encoder': dict(recipe.encoder), 'denoiser': dict(recipe.denoiser)}
-        self.policy = Policy(self.spec, self.model)
+        with world.building():
+            self.policy = Policy(self.spec, self.model)
         self.curves: dict[str, History] = {}
 
     def fingerprint(self, sections: Collection[str], referee: Referee | None = None) -> str:

@@ -134,7 +134,8 @@ class Distillation:
         critic.load_state_dict(self.teacher.denoiser.state_dict(), strict=False)
         return self.method.make(Networks(
             student, average, self.spec.precond, self.teacher.denoiser,
-            self.teacher.spec.precond, critic, self.layout), self.recipe.loss)
+            self.teacher.spec.precond, critic, self.layout,
+            self.batch(self.train_rows[:1], np.random.default_rng(0))), self.recipe.loss)
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return chunks [B, H, A] and conditions [B, C] of these windows.
