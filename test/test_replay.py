@@ -33,7 +33,7 @@ def replay(path, latency='0', faults=(), seed=0, told=(), spec=None, watchers=No
     chosen = LoopSettings(**changes)
     charge = latency if isinstance(latency, Charge) else modelled(latency, 4)
     how = Conditions(chosen, charge, seed, tuple(Fault.parse(f, STREAMS) for f in faults))
-    trail = Trail(file, Matcher(chosen.period_ns // 2))
+    trail = Trail(file, Matcher(chosen.period_ns))
     with Bag(path) as bag:
         sources = map_topics(spec, bag.topics, parse(told))
         outcome = Replay(spec, FakeEngine(spec), sources, how, trail, watchers).run(bag)

@@ -1,8 +1,8 @@
 """Which topic of a bag is which input of a policy: as the node names it, as told, or the only one.
 
 A mapping that was told reads `camera.front=/topic`, `state=/topic`, `action=/topic`,
-`reset=/topic`; an empty topic takes none, and `state=const:1,2` stands for a state that never
-changes.
+`reset=/topic`, `events=/topic`; an empty topic takes none, and `state=const:1,2` stands for a
+state that never changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusion_policy_rt.spec import PolicySpec
 
 IMAGES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
 """Message type -> transport."""
-JOINTS = 'sensor_msgs/msg/JointState'
+JOINTS, STRING = 'sensor_msgs/msg/JointState', 'std_msgs/msg/String'
 CONSTANT = 'const:'
 
 
@@ -34,16 +34,21 @@ class Sources:
     """Topic of the recorded actions; '' where there are none."""
     reset: str = ''
     """Topic each message of which makes the policy forget, as `~/reset` does."""
+    events: str = ''
+    """Topic of a recorded `~/events`, which tells where the node began, ended and was reset."""
+    info: str = ''
+    """Topic of a recorded `~/policy_info`, which tells whose events these are."""
     timing: str = ''
-    """Topic of a recorded `~/timing`, whose first message tells when the node began to tick."""
+    """Topic of a recorded `~/timing`, whose first message tells when the node began to tick, where
+    no event does."""
     types: Mapping[str, str] = field(default_factory=dict)
     """Topic -> message type."""
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """All topics to be read."""
+        """All topics whose messages are played."""
         named = [*(topic for topic, _ in self.cameras.values()), self.state, self.action,
-                 self.reset]
+                 self.events, self.reset]
         return tuple(dict.fromkeys(name for name in named if name))
 
 
@@ -61,7 +66,8 @@ def parse(words: Iterable[str]) -> dict[str, str]:
 
 def map_topics(spec: PolicySpec, topics: Sequence[Topic], told: Mapping[str, str]) -> Sources:
     """Return the mapping; DataError names an input without a topic, and what there is."""
-    known = {'state', 'action', 'reset', 'timing', *(f'camera.{c.name}' for c in spec.cameras)}
+    known = {'state', 'action', 'reset', 'events', 'timing',
+             *(f'camera.{c.name}' for c in spec.cameras)}
     unknown = sorted(set(told) - known)
     if unknown:
         raise DataError(f'--map {unknown[0]}: this policy has {", ".join(sorted(known))}')
@@ -71,9 +77,11 @@ def map_topics(spec: PolicySpec, topics: Sequence[Topic], told: Mapping[str, str
             raise DataError(f'--map {name}={topic}: the bag has no such topic; {listing(topics)}')
     cameras = {c.name: _camera(c.name, spec, topics, told) for c in spec.cameras}
     state, constant = _state(spec, topics, told)
-    return Sources(cameras, state, constant, _action(topics, told),
-                    told.get('reset', '/pusht/episode' if '/pusht/episode' in types else ''),
-                    told.get('timing', _ending(topics, '/timing')), types)
+    events = told.get('events', _ending([t for t in topics if t.msgtype == STRING], '/events'))
+    over = '/pusht/episode' if '/pusht/episode' in types and not events else ''
+    return Sources(cameras, state, constant, _action(topics, told), told.get('reset', over),
+                   events, _ending(topics, '/policy_info'),
+                   told.get('timing', _ending(topics, '/timing')), types)
 
 
 def listing(topics: Sequence[Topic]) -> str:
