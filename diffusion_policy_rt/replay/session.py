@@ -20,7 +20,7 @@ from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.replay.charge import Charge, measured, modelled, recorded
 from diffusion_policy_rt.replay.drive import Conditions, Outcome, Replay, Watchers
 from diffusion_policy_rt.replay.faults import Fault
-from diffusion_policy_rt.replay.mapping import Sources, map_topics, parse
+from diffusion_policy_rt.replay.mapping import Inputs, Sources, map_topics, parse
 from diffusion_policy_rt.replay.measures import figures
 from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.thumbs import Thumbs
@@ -108,7 +108,7 @@ def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replaye
     with Bag(wish.bag) as bag:
         if not bag.topics or not bag.damage and not sum(t.messages for t in bag.topics):
             raise DataError(f'{wish.bag} holds no messages')
-        sources = map_topics(spec, bag.topics, parse(wish.maps))
+        sources = map_topics(Inputs.of(spec), bag.topics, parse(wish.maps))
         engine = load_engine(bundle, engine_name, wish.threads)
         values = parameters(spec, wish)
         streams = [*sources.cameras, 'state']
