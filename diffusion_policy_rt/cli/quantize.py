@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--policy', default='pusht', metavar='P',
                         help='fp32 bundle folder, or the name of a shipped one (default pusht)')
-    add_data(parser, 'demonstrations: calibration and comparison see their images')
+    add_data(parser, 'demonstrations or bags: calibration and comparison see their images',
+             '--calibrate')
     parser.add_argument('--out', required=True, metavar='FOLDER', help='the bundle to write')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='recipe that names the data\'s streams (default: the bundle\'s own)')

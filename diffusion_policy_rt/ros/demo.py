@@ -25,6 +25,7 @@ TOPICS = [
     Topic('/joint_states', JointState, reliable=False),
     Topic('/policy/action', JointTrajectory),
     Topic('/policy/timing', Float64MultiArray),
+    Topic('/policy/events', String),
     Topic('/policy/policy_info', String, latched=True),
     Topic('/diagnostics', DiagnosticArray),
     Topic('/pusht/coverage', Float64),

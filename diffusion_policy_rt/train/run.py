@@ -18,6 +18,7 @@ from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
 from diffusion_policy_rt.train.data import Dataset, join, read_dataset
+from diffusion_policy_rt.train.data.bags import is_bag, read_bag
 from diffusion_policy_rt.train.data.streams import MayLack
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
@@ -130,16 +131,19 @@ def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     return keys
 
 
-def open_data(recipe: Recipe, paths: Sequence[str | Path]) -> Dataset:
-    """Read the recipe's streams of one or more data sets, one after the other.
+def open_data(recipe: Recipe, paths: Sequence[str | Path], actions: bool = True) -> Dataset:
+    """Read the recipe's streams of one or more data sets or bags, one after the other.
 
-    DataError if a data set's rate is another than the recipe's.
+    Bags need hold no actions without `actions`. DataError if a data set's rate is another than the
+    recipe's.
     """
-    data = join([_open(recipe, path) for path in paths])
+    data = join([_open(recipe, path, actions) for path in paths])
     return data.first(recipe.max_episodes) if recipe.max_episodes else data
 
 
-def _open(recipe: Recipe, path: str | Path) -> Dataset:
+def _open(recipe: Recipe, path: str | Path, actions: bool) -> Dataset:
+    if is_bag(Path(path).expanduser()):
+        return read_bag(Path(path).expanduser(), recipe, actions)
     data = read_dataset(path, stream_keys(recipe))
     if data.rate_hz is not None and abs(data.rate_hz - recipe.rate) > 1e-3 * recipe.rate:
         raise DataError(f'{data.source} was recorded at {data.rate_hz:g} Hz; the recipe says '

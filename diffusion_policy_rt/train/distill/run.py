@@ -96,6 +96,7 @@ class Distillation:
         self.history = History()
 
     def _read(self, teacher: Bundle, plan: Recipe, paths: Sequence[str | Path]) -> None:
+        plan = dataclasses.replace(plan, pretrain=None)  # the teacher's encoders are trained
         data, spec, how = open_data(plan, paths), teacher.spec, self.recipe.train
         windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
         states = columns(data, 'state', plan.state)
