@@ -72,7 +72,7 @@ def map_topics(spec: PolicySpec, topics: Sequence[Topic], told: Mapping[str, str
     cameras = {c.name: _camera(c.name, spec, topics, told) for c in spec.cameras}
     state, constant = _state(spec, topics, told)
     return Sources(cameras, state, constant, _action(topics, told),
-                    told.get('reset', '/pusht/episode' if '/pusht/episode' in types else ''),
+                    told.get('reset', _ending(topics, '/episode')),
                     told.get('timing', _ending(topics, '/timing')), types)
 
 

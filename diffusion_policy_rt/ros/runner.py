@@ -21,8 +21,8 @@ from diffusion_policy_rt.ros.engine_process import EngineProcess
 from diffusion_policy_rt.ros.gate import Gate
 from diffusion_policy_rt.ros.info import policy_info
 from diffusion_policy_rt.ros.inputs import Inputs
-from diffusion_policy_rt.ros.outputs import make_output
 from diffusion_policy_rt.ros.params import NodeParams
+from diffusion_policy_rt.ros.routes import make_routes
 from diffusion_policy_rt.ros.teller import Teller
 from diffusion_policy_rt.ros.timing import tick_to_message
 from diffusion_policy_rt.runtime.clock import SteadyClock
@@ -48,12 +48,11 @@ class Runner:
         """Load the engine and warm it up; DprtError when it cannot run, or not in time."""
         self._node, self._timeline = node, timeline
         spec = bundle.spec
-        output = make_output(chosen.action_type, chosen.action_fields, spec.action.names,
-                             spec.rate, chosen.frame_id)
+        routes = make_routes(chosen, spec.action.names, spec.rate)
         make = EngineProcess if chosen.engine_process else load_engine
         engine = make(bundle, chosen.engine, chosen.threads)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
-                               chosen.limits, output.velocity, chosen.rules)
+                               chosen.limits, routes[0].output.velocity, chosen.rules)
         self.loop.cache.capacity = chosen.cache_capacity
         self.loop.tiling.rules = chosen.tiles
         table = self._warm_up(bundle)
@@ -64,7 +63,7 @@ class Runner:
         self._reason = self._reported = ''
         self._priority, self._collector = chosen.priority, Collector()
         self._planned = False
-        self._gate = Gate(node, output, chosen.enable_output)
+        self._gate = Gate(node, routes, chosen.enable_output)
         self._engine = Status('engine', OK, engine.name, {
             'policy': spec.name, 'digest': bundle.digest, **engine.dtypes})
         self._connect(chosen, json.dumps(policy_info(bundle, engine, table)))
