@@ -131,6 +131,8 @@ class SimNode(Node):
         except DprtError as error:
             self.get_logger().fatal(str(error))
             self.finished.set()
+        finally:
+            self._robot.close()
 
     def _run(self, robot: SimulatedRobot) -> None:
         """Step the physics at absolute instants, whatever anyone else does."""

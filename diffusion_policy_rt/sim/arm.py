@@ -98,9 +98,14 @@ class Arm:
         """Draw what a camera sees, uint8 [height, width, 3] RGB."""
         if (width, height) not in self._draw:
             self._draw[width, height] = _renderer(self._mujoco, self.model, width, height)
-        renderer: Any = self._draw[width, height]
+        renderer = self._draw[width, height]
         renderer.update_scene(self.data, camera, self._show)
         return renderer.render()
+
+    def close(self) -> None:
+        """Give back the GL contexts, in the thread that drew."""
+        while self._draw:
+            self._draw.popitem()[1].close()
 
     def keypoints(self, camera: str) -> np.ndarray:
         """Return where can, grip and goal are in a square image, [3, 2] in 0..1, x to the right.

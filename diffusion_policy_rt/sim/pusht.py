@@ -84,6 +84,10 @@ class PushT:
         """Return the coverage: what the task is scored by."""
         return self.coverage()
 
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
     def substep(self, target: np.ndarray) -> None:
         """Move for one physics step towards `target` [2], by the task's PD controller."""
         env, tool = self._env, self._env.agent

@@ -45,6 +45,9 @@ class SimulatedRobot(Protocol):
     def progress(self) -> float:
         """Return how far the task is done, 0 to 1."""
 
+    def close(self) -> None:
+        """Give back what drawing holds, in the thread that drew."""
+
 
 @dataclass(frozen=True)
 class Task:
