@@ -87,7 +87,7 @@ setup(
         'demo': DEMO,
         'train': TRAIN,
         'distill': DISTILL,
-        'test': [*DEMO, *DISTILL, 'colcon-ros', 'hypothesis', 'pytest', 'setuptools'],
+        'test': [*DEMO, *ARM, *DISTILL, 'colcon-ros', 'hypothesis', 'pytest', 'setuptools'],
         'check': ['mypy', 'ruff', 'types-PyYAML'],
         # for machines without a ROS 2 installation: real rclpy over real DDS
         'ros': [f'ros-jazzy-{package}' for package in (

@@ -21,7 +21,7 @@ ARGUMENTS = {
     'enable_output': ('', 'true moves the robot, false is a dry run; empty leaves it to '
                           'params_file.'),
     'action_topic': ('', 'Topic of the actions, such as that of a controller.'),
-    'gripper_topic': ('', 'Topic of the gripper\'s own actions, where gripper.actions names some.'),
+    'gripper_topic': ('', 'Topic of the gripper\'s own actions, where it has some.'),
     'state_topic': ('', 'Topic of the robot\'s state; empty for joint_states.'),
     'log_level': ('info', 'debug, info, warn or error.'),
 }
