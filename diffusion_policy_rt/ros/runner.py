@@ -14,9 +14,9 @@ from diffusion_policy_rt.ros.engine_process import EngineProcess
 from diffusion_policy_rt.ros.events import PLAN, RESET, START, STOP, Event
 from diffusion_policy_rt.ros.gate import Gate
 from diffusion_policy_rt.ros.inputs import Inputs
-from diffusion_policy_rt.ros.outputs import make_output
 from diffusion_policy_rt.ros.params import NodeParams
 from diffusion_policy_rt.ros.reporter import Reporter
+from diffusion_policy_rt.ros.routes import make_routes
 from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.collector import Collector
@@ -38,12 +38,11 @@ class Runner:
         """Load the engine and warm it up; DprtError when it cannot run, or not in time."""
         self._timeline = timeline
         spec = bundle.spec
-        output = make_output(chosen.action_type, chosen.action_fields, spec.action.names,
-                             spec.rate, chosen.frame_id)
+        routes = make_routes(chosen, spec.action.names, spec.rate)
         make = EngineProcess if chosen.engine_process else load_engine
         engine = make(bundle, chosen.engine, chosen.threads)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
-                               chosen.limits, output.velocity, chosen.rules)
+                               chosen.limits, routes[0].output.velocity, chosen.rules)
         self.loop.keep(chosen.caches)
         table = self._warm_up(bundle)
         node.get_logger().info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
@@ -52,7 +51,7 @@ class Runner:
         self._driver: Driver | None = None
         self._asked: Asked | None = None
         self._priority, self._collector = chosen.priority, Collector()
-        self._gate = Gate(node, output, chosen.enable_output)
+        self._gate = Gate(node, routes, chosen.enable_output)
         self._reporter = Reporter(node, self.loop, bundle, table, chosen, timeline.now_ns)
         self._inputs = Inputs(node, self.loop, chosen.cameras, self._reporter.monitor,
                               self._reporter.complaints, timeline.now_ns)

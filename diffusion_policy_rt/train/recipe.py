@@ -59,7 +59,7 @@ class Pretraining(Optimisation):
     """Teach the encoders image positions that the data set knows, before the policy is trained."""
 
     keys: tuple[str, ...] = ()
-    """The stream of positions, [N, K, 2] or [N, 2K] (x, y)."""
+    """The stream of positions, [N, K, 2] or [N, 2K] (x, y); `{camera}` stands for the camera."""
     extent: tuple[float, float] = (1.0, 1.0)
     """Width and height of the image in the positions' units."""
     max_shift: int = 4

@@ -94,7 +94,8 @@ class Training:
         return module
 
     def _pretrain(self, camera: CameraSpec, how: Pretraining) -> None:
-        positions = self.data.streams['pretrain'].reshape(len(self.states), -1, 2)
+        stream = self.data.streams[pretrained(camera.name)]
+        positions = stream.reshape(len(self.states), -1, 2)
         targets = (2 * positions / np.asarray(how.extent) - 1).reshape(len(positions), -1)
         if targets.shape[1] != camera.latent_dim:
             raise DataError(f'{self.data.source}: pretraining has {targets.shape[1] // 2} '
@@ -125,10 +126,17 @@ def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     keys = {name: tuple(camera.keys) for name, camera in recipe.cameras.items()}
     keys |= {'state': tuple(recipe.state.keys), 'action': tuple(recipe.action.keys)}
     if recipe.pretrain is not None:
-        keys['pretrain'] = tuple(recipe.pretrain.keys)
+        keys |= {pretrained(camera): tuple(key.format(camera=camera)
+                                           for key in recipe.pretrain.keys)
+                 for camera in recipe.cameras}
     if recipe.select is not None:
         keys[SUCCESS] = MayLack(recipe.select.keys)
     return keys
+
+
+def pretrained(camera: str) -> str:
+    """Return the name of the stream of positions that a camera's encoder is taught."""
+    return f'pretrain_{camera}'
 
 
 def open_data(recipe: Recipe, paths: Sequence[str | Path], actions: bool = True) -> Dataset:
