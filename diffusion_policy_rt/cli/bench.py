@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import extra, natural, positive, provenance, table, write_json
@@ -19,8 +19,9 @@ DTYPES = ('fp32', CONVOLUTIONS, 'int8-dynamic', 'int8-weight-only', 'int8-static
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--what', choices=(*PARTS, 'cache', 'node'),
-                        help='what to measure (default: denoiser, encoder and plan)')
+    parser.add_argument('--what', choices=(*PARTS, 'fused', 'cache', 'node'),
+                        help='what to measure (default: denoiser, encoder and plan); fused: all '
+                             'steps as one graph, against one call per step')
     parser.add_argument('--policy', action='append', metavar='P',
                         help='bundle folder, or the name of a shipped bundle; may be repeated '
                              '(default pusht)')
@@ -65,8 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    if args.what == 'node' and args.plot:
-        raise DprtError('--plot draws engines and tiles; --what node has other rows')
+    if args.what in ('fused', 'node') and args.plot:
+        raise DprtError(f'--plot draws engines and tiles; --what {args.what} has other rows')
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
@@ -143,12 +144,23 @@ def bench_engines(args: argparse.Namespace) -> list[dict]:
     """Measure the engines on a trained bundle, or on the base network with random weights."""
     from diffusion_policy_rt.replay.bench import bench
 
+    steps, threads = args.steps or [1, 2, 4, 8], args.threads or [1]
+    if args.what == 'fused':
+        with extra('--what fused', 'train'):
+            from diffusion_policy_rt.replay.bench_fused import bench_fused
+        return measured(args, lambda policies: bench_fused(
+            policies, steps, threads, args.repeats))
     parts = (args.what,) if args.what else PARTS
-    options = (parts, args.engine, args.steps or [1, 2, 4, 8], args.threads or [1], args.repeats)
+    return measured(args, lambda policies: bench(
+        policies, parts, args.engine, steps, threads, args.repeats))
+
+
+def measured(args: argparse.Namespace, measure: Callable[[list[str]], list[dict]]) -> list[dict]:
+    """Return the rows that `measure` makes of the bundles that were asked for."""
     if args.size == 'small':
-        return bench(args.policy or ['pusht'], *options)
+        return measure(args.policy or ['pusht'])
     with tempfile.TemporaryDirectory() as folder:
-        return bench(write_sizes(args, Path(folder)), *options)
+        return measure(write_sizes(args, Path(folder)))
 
 
 def write_sizes(args: argparse.Namespace, folder: Path) -> list[str]:

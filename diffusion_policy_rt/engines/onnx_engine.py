@@ -14,7 +14,8 @@ import onnxruntime
 from diffusion_policy_rt.engines.bundle import (
     GEOMETRY, HEAD, SPLIT, WEIGHTS, Bundle, masked_part, stage_part)
 from diffusion_policy_rt.engines.cpu import saturates
-from diffusion_policy_rt.engines.executed import check_executed, read_profile, summary
+from diffusion_policy_rt.engines.executed import (
+    check_executed, check_types, read_profile, summary)
 from diffusion_policy_rt.engines.weights import (
     check_scales, part_of, read_header)
 from diffusion_policy_rt.errors import EngineError
@@ -60,6 +61,7 @@ class OnnxEngine:
     name = 'onnxruntime'
 
     def __init__(self, bundle: Bundle, threads: int = 1, whole: bool = False) -> None:
+        check_types(bundle)
         self._bundle, self._threads = bundle, threads
         self._precond = bundle.spec.precond
         stored = read_header(bundle.path(WEIGHTS))[0]

@@ -21,6 +21,7 @@ class DecoderLayer(nn.Module):
         self.linear1, self.linear2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.activation = nn.GELU()
+        start(self)
 
     def forward(self, h: Tensor, memory: Tensor, mask: Tensor | None,
                 memory_mask: Tensor | None) -> Tensor:
@@ -69,23 +70,16 @@ class TransformerDenoiser(nn.Module):
             DecoderLayer(width, heads) for _ in range(layers))})
         self.ln_f, self.head = nn.LayerNorm(width), nn.Linear(width, action_dim)
         self._masks(horizon, tokens, causal)
-        self._start()
+        for own in (self.input_emb, self.cond_obs_emb, self.prefix_emb, self.encoder, self.head):
+            start(own)
+        for embedding in (self.pos_emb, self.cond_pos_emb):
+            nn.init.normal_(embedding, std=0.02)
 
     def _masks(self, horizon: int, tokens: int, causal: bool) -> None:
         memory = causal_mask(horizon, tokens, lead=1)  # behind the level's token
         memory[:, 1 + self.n_obs:] = 0  # what is committed concerns every action
         for name, mask in (('mask', causal_mask(horizon, horizon)), ('memory_mask', memory)):
             self.register_buffer(name, mask if causal else None, persistent=False)
-
-    def _start(self) -> None:
-        """Draw the published first weights: deviation 0.02, no bias."""
-        stopped = set() if self.stop_encoder is None else set(self.stop_encoder.modules())
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and module not in stopped:
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        for embedding in (self.pos_emb, self.cond_pos_emb):
-            nn.init.normal_(embedding, std=0.02)
 
     def memory(self, c_noise: Tensor, cond: Tensor, c_stop: Tensor | None = None) -> Tensor:
         """Return what the actions attend to, [B, S, W]; only token 0 depends on the levels."""
@@ -114,3 +108,11 @@ class TransformerDenoiser(nn.Module):
         for layer in self.decoder['layers'].children():
             h = layer(h, memory, self.mask, self.memory_mask)
         return self.head(self.ln_f(h))
+
+
+def start(module: nn.Module | None) -> None:
+    """Draw the published first weights of linear layers: deviation 0.02, no bias."""
+    for layer in module.modules() if module is not None else ():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)

@@ -57,13 +57,14 @@ def bench(policies: Sequence[str], parts: tuple[str, ...], engines: list[str] | 
         cases = [case for bundle in bundles for name in engines or installed()
                  for case in _cases(bundle, name, parts, steps, count)]
         calls = [case.call for case in cases] + [reader(count)]
-        *times, read = take_turns(calls, repeats, _bar)
+        *times, read = take_turns(calls, repeats, bar)
         ceiling = STREAM_BYTES / float(np.median(read))
         rows += [_row(case.facts, taken, ceiling) for case, taken in zip(cases, times)]
     return rows
 
 
-def _bar(turns: range) -> tqdm:
+def bar(turns: range) -> tqdm:
+    """Show how far a measurement is."""
     return tqdm(turns, unit='turn', desc='measuring')
 
 

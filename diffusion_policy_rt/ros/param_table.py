@@ -110,6 +110,11 @@ TABLE = [
           'Per action the joint name it is published under, or the part of the message it fills, '
           'such as linear.x; one empty name takes the actions\' own. YAML wants quotes around a '
           'name such as \'y\'.'),
+    Param('gripper.actions', [''],
+          'Actions that leave on ~/gripper_action instead of ~/action: those of a gripper with a '
+          'controller of its own; one empty name for none.'),
+    Param('gripper.action_type', 'float64_multi_array', 'Type of the messages on '
+          '~/gripper_action.', choices=('joint_trajectory', 'float64_multi_array')),
     *stale_params('state', 'the robot state'),
     Param('frame_id', '', 'frame_id of the published action\'s header.'),
     Param('enable_output', False,

@@ -51,6 +51,9 @@ class NodeParams:
     caches: CacheRules
     action_type: str
     action_fields: tuple[str, ...]
+    gripper_actions: tuple[str, ...]
+    """Actions that leave on a topic of their own."""
+    gripper_type: str
     frame_id: str
     enable_output: bool
     priority: Priority
@@ -118,6 +121,8 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
         caches=caches_of(values, spec),
         action_fields=spec.action.names if values['action_fields'] == [''] else tuple(
             values['action_fields']),
+        gripper_actions=tuple(name for name in values['gripper.actions'] if name),
+        gripper_type=values['gripper.action_type'],
         priority=Priority(values['realtime.priority'], parse_cpus(values['realtime.cpus']),
                           values['realtime.lock_memory']),
         limits=action_limits(values, spec.action.names),

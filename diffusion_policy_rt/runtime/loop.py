@@ -67,6 +67,8 @@ class PolicyLoop:
         self.counts: Counter[str] = Counter()
         """How many plans met with each of `PLAN_FAULTS`."""
         self._planned_ns: int | None = None
+        self.looked: dict[str, int] = {}
+        """The newest stamp of each stream when the last plan looked [ns]."""
         self._state: State | None = None
         self.newest_frame: Frame | None = None
 
@@ -123,6 +125,7 @@ class PolicyLoop:
                 self._buffer.push_frame(sample_)
             else:
                 self._buffer.push_state(sample_)
+        self.looked = self._buffer.newest
         return self._buffer.observe(now_ns, self.settings.observation_timeout_ns,
                                     round(self.settings.max_camera_skew * 1e9))
 

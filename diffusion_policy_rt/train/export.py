@@ -65,6 +65,7 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
             path = partial / f'{name}.onnx'
             export_graph(module, inputs, output, path)
             graph = onnx.load(str(path))
+            own_weights(graph)
             name_products(graph)
             share_weights(graph, 'denoiser' if name in SPLIT else name, stored, tensors)
             path.write_bytes(graph.SerializeToString())
@@ -127,7 +128,8 @@ def export_masked(spec: PolicySpec, parts: Parts, fresh: str, folder: Path) -> o
 
 def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],
                  output: str | Sequence[str], path: Path,
-                 dynamic: Mapping[str, Mapping[int, str]] | None = None) -> None:
+                 dynamic: Mapping[str, Mapping[int, str]] | None = None,
+                 opset: int = OPSET) -> None:
     """Write one network as an ONNX graph that holds its weights.
 
     Shapes are those of `inputs`, but for the dimensions that `dynamic` names.
@@ -136,7 +138,7 @@ def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],
         warnings.simplefilter('ignore')  # the exporter's own deprecation notices
         torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),
                           output_names=[output] if isinstance(output, str) else list(output),
-                          opset_version=OPSET, dynamo=False,
+                          opset_version=opset, dynamo=False,
                           dynamic_axes=dynamic)
 
 
@@ -146,6 +148,16 @@ def export_stage(stage: StageGraph, path: Path) -> onnx.ModelProto:
     graph = onnx.load(str(path))
     onnx.helper.set_model_props(graph, stage.metadata)
     return graph
+
+
+def own_weights(graph: onnx.ModelProto) -> None:
+    """Give each layer weights of its own name; the exporter writes equal ones once."""
+    held = {i.name: i for i in graph.graph.initializer}
+    for node in [n for n in graph.graph.node if n.op_type == 'Identity' and n.input[0] in held]:
+        own = graph.graph.initializer.add()
+        own.CopyFrom(held[node.input[0]])
+        own.name = node.output[0]
+        graph.graph.node.remove(node)
 
 
 def name_products(graph: onnx.ModelProto) -> None:
@@ -165,10 +177,10 @@ def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored
     """
     prefix = prefix_of(part)
     own = {name: where for name, where in stored.items() if name.startswith(prefix)}
-    held = {_digest(tensors[name]): where for name, where in own.items()}
+    held = {_digest(tensors[name].tobytes()): where for name, where in own.items()}
     for initialiser in graph.graph.initializer:
-        array = numpy_helper.to_array(initialiser)
-        where = held.get(_digest(array)) or _rows(array, own, tensors)
+        where = held.get(_digest(content(initialiser))) or _rows(
+            numpy_helper.to_array(initialiser), own, tensors)
         if where is None or where.length < 256:
             continue
         initialiser.ClearField('raw_data')
@@ -192,5 +204,10 @@ def _rows(array: np.ndarray, stored: Mapping[str, Stored],
     return None
 
 
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).data).digest()
+def content(initialiser: onnx.TensorProto) -> bytes:
+    """Return the values as they lie in a file; 4-bit ones are packed."""
+    return initialiser.raw_data or numpy_helper.to_array(initialiser).tobytes()
+
+
+def _digest(values: bytes) -> bytes:
+    return hashlib.sha256(values).digest()
