@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.engines.load import load_engine
-from diffusion_policy_rt.errors import DataError, SpecError
+from diffusion_policy_rt.errors import BundleError, DataError, SpecError
 from diffusion_policy_rt.runtime.blocks import BlockSchedule, names
 from diffusion_policy_rt.runtime.clock import ManualClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
@@ -155,6 +155,14 @@ def test_blocks_are_kept_at_their_own_levels_alone(blocked):
         np.testing.assert_array_equal(chunk(blocked, engine, True, **changes)[0],
                                       chunk(blocked, engine, False, **changes)[0])
     assert not engine.blocks
+
+
+def test_a_schedule_without_its_graphs_is_told_at_loading(blocked):
+    fresh = blocked.blocks['4']['fresh'][1]
+    less = dataclasses.replace(blocked, files={
+        name: entry for name, entry in blocked.files.items() if f'_{fresh}.' not in name})
+    with pytest.raises(BundleError, match=f'denoiser_step_{fresh}'):
+        load_engine(less, 'onnxruntime')
 
 
 def test_names_tell_what_goes_in_and_out():

@@ -77,6 +77,8 @@ class OnnxEngine:
             in_parts) else None
         self._schedules, self.blocks = read_schedules(bundle.blocks), Counter[str]()
         self._steps: dict[str, onnxruntime.InferenceSession] = {}
+        for fresh in {call for found in self._schedules.values() for call in found.fresh}:
+            bundle.path(f'{masked_part(fresh)}.onnx')  # opened when first needed, missed now
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
 
     def _open(self, graph: str) -> list[Layer]:
