@@ -61,7 +61,8 @@ def objective(building=None):
     chunks = rng.standard_normal((ROWS, 8, 2)).astype(np.float32)
     return LatentObjective(
         policy, rng.standard_normal((ROWS, spec.cond_dim), np.float32), chunks,
-        np.arange(ROWS) >= 64, np.full(spec.cond_dim, 0.01), how(), torch.device('cpu'))
+        np.arange(ROWS) >= 64, np.ones(ROWS, bool), np.full(spec.cond_dim, 0.01), how(),
+        torch.device('cpu'))
 
 
 def how(epochs=4):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cameras', type=positive, action='append', metavar='N',
                         help='base: number of cameras; may be repeated (default 1)')
     parser.add_argument('--image', type=positive, action='append', metavar='PX',
-                        help='base: rows and columns of an image; may be repeated (default 96)')
+                        help='base: rows and columns of an image; may be repeated (default 96); '
+                             'cache: the policy\'s networks on images of this size (default: its '
+                             'own)')
     parser.add_argument('--horizon', type=positive, action='append', metavar='H',
                         help='base: actions in a chunk, a multiple of 4; may be repeated '
                              '(default 16)')
@@ -56,15 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='threads; may be repeated (default: 1)')
     parser.add_argument('--repeats', type=positive, default=200, metavar='R',
                         help='measurements of each row, rows taking turns (default 200)')
-    parser.add_argument('--plot', metavar='FILE.png', help='draw the rows')
+    parser.add_argument('--plot', metavar='FILE.png',
+                        help='draw the rows; cache: frames with the tiles that changed')
     parser.add_argument('--seconds', type=positive, default=20, metavar='S',
                         help='node: how long to measure each image size (default 20)')
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    if args.what in ('fused', 'node', 'cache') and args.plot:
-        raise DprtError(f'--plot draws engines; --what {args.what} has other rows')
+    if args.what in ('fused', 'node') and args.plot:
+        raise DprtError(f'--plot draws engines and tiles; --what {args.what} has other rows')
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         rows = bench_engines(args)
     print(table(rows))
-    if args.plot:
+    if args.plot and args.what != 'cache':
         with extra('--plot', 'demo'):
             from diffusion_policy_rt.replay.bench_plot import write_plot
         write_plot(Path(args.plot), rows)
@@ -87,13 +90,32 @@ def run(args: argparse.Namespace) -> None:
 
 def bench_caches(args: argparse.Namespace) -> list[dict]:
     """Measure the caches on trained bundles."""
-    from diffusion_policy_rt.replay.bench_cache import bench_cache
+    with extra('--what cache', 'demo'):
+        from diffusion_policy_rt.replay.bench_cache import bench_cache
+        from diffusion_policy_rt.replay.tile_picture import write_tiles
 
     if args.size != 'small':
         raise DprtError('--what cache measures bundles; give them by --policy')
-    return [row for steps in args.steps or [1] for threads in args.threads or [1]
-            for row in bench_cache(args.policy or ['pusht'], args.engine or ['auto'], steps,
-                                   threads, args.repeats)]
+    with tempfile.TemporaryDirectory() as folder:
+        policies = [made for image in args.image or [None] for made in at_size(
+            args.policy or ['pusht'], image, Path(folder) / str(image))]
+        if args.plot:
+            write_tiles(Path(args.plot), policies[0])
+        return [row for steps in args.steps or [1] for threads in args.threads or [1]
+                for row in bench_cache(policies, args.engine or ['auto'], steps, threads,
+                                       args.repeats)]
+
+
+def at_size(policies: Sequence[str], image: int | None, folder: Path) -> list[str]:
+    """Return the bundles; of another image size where one is asked for, written to `folder`."""
+    if image is None:
+        return list(policies)
+    with extra('--image', 'train'):
+        from diffusion_policy_rt.train.base import resize
+    from diffusion_policy_rt.engines.bundle import read_bundle
+
+    return [str(resize(read_bundle(policy), image, folder / str(number)).folder)
+            for number, policy in enumerate(policies)]
 
 
 def bench_engines(args: argparse.Namespace) -> list[dict]:

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--policy', default='pusht', metavar='P',
                         help='fp32 bundle folder, or the name of a shipped one (default pusht)')
-    add_data(parser, 'demonstrations: calibration and comparison see their images')
+    add_data(parser, 'demonstrations or bags: calibration and comparison see their images',
+             '--calibrate')
     parser.add_argument('--out', required=True, metavar='FOLDER', help='the bundle to write')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='recipe that names the data\'s streams (default: the bundle\'s own)')
@@ -160,15 +161,15 @@ def closed_loop(args: argparse.Namespace, source: Bundle, made: Bundle) -> dict[
     from tqdm import tqdm
 
     from diffusion_policy_rt.replay.compare import paired_difference
-    from diffusion_policy_rt.replay.evaluate import (
-        Evaluation, check_task, evaluate, outcome, summarise)
+    from diffusion_policy_rt.replay.evaluate import Evaluation, evaluate, outcome, summarise
+    from diffusion_policy_rt.sim.tasks import task_of
 
     if args.engine == TENSORRT and not gpu():
         print('no closed loop: TensorRT needs a GPU, and there is none here')
     if not args.episodes or args.engine == TENSORRT and not gpu():
         return {}
     try:
-        check_task(source.spec, args.policy)
+        task_of(source.spec, args.policy)
     except SpecError as error:
         print(f'no closed loop: {error}')
         return {'score_loss': None}

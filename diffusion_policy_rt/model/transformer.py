@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_policy_rt.model.attention import Attention, causal_mask
-from diffusion_policy_rt.model.blocks import SinusoidalPosEmb, stop_encoder
+from diffusion_policy_rt.model.blocks import Keep, SinusoidalPosEmb, compute, stop_encoder
 
 
 class DecoderLayer(nn.Module):
@@ -25,10 +25,18 @@ class DecoderLayer(nn.Module):
 
     def forward(self, h: Tensor, memory: Tensor, mask: Tensor | None,
                 memory_mask: Tensor | None) -> Tensor:
-        normed = self.norm1(h)
-        h = h + self.self_attn(normed, normed, mask)
-        h = h + self.multihead_attn(self.norm2(h), memory, memory_mask)
-        return h + self.linear2(self.activation(self.linear1(self.norm3(h))))
+        across = self.multihead_attn
+        return self.attended(h, across.key(memory), across.value(memory), mask, memory_mask)
+
+    def attended(self, h: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None,
+                 memory_mask: Tensor | None, keep: Keep = compute) -> Tensor:
+        """Return the layer's output for the memory's keys and values [B, S, W]."""
+        normed, first = self.norm1(h), h
+        second = first + keep(lambda: self.self_attn(normed, normed, mask))
+        third = second + keep(
+            lambda: self.multihead_attn.attend(self.norm2(second), keys, values, memory_mask))
+        return third + keep(
+            lambda: self.linear2(self.activation(self.linear1(self.norm3(third)))))
 
 
 class TransformerDenoiser(nn.Module):
@@ -75,14 +83,23 @@ class TransformerDenoiser(nn.Module):
 
     def memory(self, c_noise: Tensor, cond: Tensor, c_stop: Tensor | None = None) -> Tensor:
         """Return what the actions attend to, [B, S, W]; only token 0 depends on the levels."""
+        tokens = torch.cat((self.told(c_noise, c_stop), self.observed(cond)), dim=1)
+        return self.encoder(tokens + self.cond_pos_emb)
+
+    def told(self, c_noise: Tensor, c_stop: Tensor | None = None) -> Tensor:
+        """Return the levels' token, [B, 1, W]."""
         level = self.level(c_noise)
         if self.stop_encoder is not None:
             level = level + self.stop_encoder(c_stop)
+        return level[:, None]
+
+    def observed(self, cond: Tensor) -> Tensor:
+        """Return the condition's tokens, [B, S - 1, W]."""
         observed = cond[:, :self.observed_dim].unflatten(1, (self.n_obs, -1))
-        tokens = [level[:, None], self.cond_obs_emb(observed)]
+        tokens = [self.cond_obs_emb(observed)]
         if self.prefix_emb is not None:
             tokens.append(self.prefix_emb(cond[:, None, self.observed_dim:]))
-        return self.encoder(torch.cat(tokens, dim=1) + self.cond_pos_emb)
+        return torch.cat(tokens, dim=1)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
                 c_stop: Tensor | None = None) -> Tensor:

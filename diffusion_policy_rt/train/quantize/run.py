@@ -60,11 +60,11 @@ class Part:
 
 
 def reexport(bundle: Bundle, folder: Path, checkpoint: Path | None = None,
-             products: bool = True) -> Bundle:
+             products: bool = True, blocks: Mapping[str, Any] | None = None) -> Bundle:
     """Write the fp32 bundle that quantizing starts from: today's graphs, the bundle's weights.
 
-    With a `checkpoint` that modelopt exported, the weights are that one's. `products` is that of
-    `export_bundle`.
+    With a `checkpoint` that modelopt exported, the weights are that one's. `products` and `blocks`
+    are those of `export_bundle`.
     """
     if checkpoint is None:
         policy = load_policy(bundle)
@@ -73,7 +73,7 @@ def reexport(bundle: Bundle, folder: Path, checkpoint: Path | None = None,
         policy.load_state_dict(read_checkpoint(checkpoint, policy))
     facts = {'training': dict(bundle.training), 'provenance': dict(bundle.provenance),
              'quality': dict(bundle.quality) if checkpoint is None else {}}
-    return export_bundle(policy, bundle.model, folder, facts, products)
+    return export_bundle(policy, bundle.model, folder, facts, products, blocks)
 
 
 def make_parts(source: Bundle, feeds: Mapping[str, Sequence[Feed]]) -> list[Part]:
