@@ -26,6 +26,7 @@ from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.events import RESET, STOP, Event as NodeEvent
 from diffusion_policy_rt.ros.intake import Intake
+from diffusion_policy_rt.runtime.arrivals import Arrivals
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.guard import StreamRule
@@ -33,6 +34,7 @@ from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Tick
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -108,6 +110,7 @@ class Replay:
                                            '' if how.faults else how.digest)
         if told.again:
             self._trail.matcher.follow()
+            self.loop.arrivals = Prompt()
         arrivals = told.arrivals(lambda: self._watchers.message(self._trail.ticks))
         faults = Faults(how.faults, how.seed, streams)
         parts = segments(faults.bend(together(arrivals)), SILENCE_NS, begins)
@@ -227,6 +230,13 @@ class Replay:
             self.outcome.reasons[self._reason] += 1
         if self.timeline.over:
             self._driver.end()
+
+
+class Prompt(Arrivals):
+    """Waits for no frame: what a plan saw is there before it, whether or not it was waited for."""
+
+    def wait(self, timeline: Timeline, until_ns: int) -> None:
+        """Return at once."""
 
 
 class AlignedDriver(Driver):
