@@ -51,8 +51,8 @@ class Makers:
     def _own_recipe(self, policy: str) -> str:
         """Return a file with the recipe that the data belong to, for a student, which has none."""
         own = read_bundle(policy).training.get('recipe') or {}
-        source = read_bundle(self._args.policy).training.get('recipe')
-        if 'cameras' in own or not source:
+        source = read_bundle(self._args.policy).training.get('recipe') or {}
+        if 'cameras' in own or 'cameras' not in source:
             return ''
         self._folder.mkdir(parents=True, exist_ok=True)
         file = self._folder / 'recipe.yaml'  # JSON is YAML
