@@ -16,6 +16,7 @@ PROGRAMS = {
     'dprt': 'cli.main',
     'policy_node': 'ros.policy_node',
     'pusht_node': 'ros.pusht_node',
+    'arm_node': 'ros.arm_node',
     'bag_player': 'ros.bag_player',
 }
 FORWARD = '#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/../../bin/{}" "$@"\n'
@@ -51,6 +52,7 @@ def shared(folder, *suffixes):
 
 
 SIM = ['gym-pusht']
+ARM = ['gymnasium-robotics', 'mujoco>=3.3']
 # lz4 and zstd: what damaged bags are unpacked with; rosbags itself needs them
 DEMO = [*SIM, 'backports.zstd', 'lz4', 'matplotlib', 'rosbags', 'tqdm']
 TRAIN = ['av', 'onnx', 'pyarrow', 'safetensors', 'torch>=2.8', 'tqdm',
@@ -81,10 +83,11 @@ setup(
     install_requires=['numpy', 'onnxruntime', 'opencv-python<5', 'pyyaml'],
     extras_require={
         'sim': SIM,
+        'arm': ARM,
         'demo': DEMO,
         'train': TRAIN,
         'distill': DISTILL,
-        'test': [*DEMO, *DISTILL, 'colcon-ros', 'hypothesis', 'pytest', 'setuptools'],
+        'test': [*DEMO, *ARM, *DISTILL, 'colcon-ros', 'hypothesis', 'pytest', 'setuptools'],
         'check': ['mypy', 'ruff', 'types-PyYAML'],
         # for machines without a ROS 2 installation: real rclpy over real DDS
         'ros': [f'ros-jazzy-{package}' for package in (

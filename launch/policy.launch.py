@@ -20,9 +20,16 @@ ARGUMENTS = {
     'autostart': ('true', 'Configure and activate the node.'),
     'enable_output': ('', 'true moves the robot, false is a dry run; empty leaves it to '
                           'params_file.'),
+    'action_topic': ('', 'Topic of the actions, such as that of a controller.'),
+    'gripper_topic': ('', 'Topic of the gripper\'s own actions, where it has some.'),
+    'state_topic': ('', 'Topic of the robot\'s state; empty for joint_states.'),
     'log_level': ('info', 'debug, info, warn or error.'),
 }
 """Facts of a deployment; tuning stays in params_file."""
+
+
+REMAPPED = {'action_topic': '~/action', 'gripper_topic': '~/gripper_action',
+            'state_topic': 'joint_states'}
 
 
 def is_true(value):
@@ -60,6 +67,7 @@ def setup(context):
         package='diffusion_policy_rt', executable='policy_node', name='policy',
         namespace=given['namespace'], output='screen',
         parameters=[given['params_file'], parameters],
+        remappings=[(own, given[name]) for name, own in REMAPPED.items() if given[name]],
         arguments=['--ros-args', '--log-level', given['log_level']])
     # the handlers come first, so that no event of the node escapes them
     return [*(autostart(node) if is_true(given['autostart']) else []), node]

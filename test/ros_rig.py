@@ -185,8 +185,9 @@ class Spinning:
 class Process:
     """A node in a process of its own."""
 
-    def __init__(self, module, log, **parameters):
-        words = [w for name, value in parameters.items() for w in ('-p', f'{name}:={value}')]
+    def __init__(self, module, log, files=(), **parameters):
+        words = [w for file in files for w in ('--params-file', str(file))]
+        words += [w for name, value in parameters.items() for w in ('-p', f'{name}:={value}')]
         self.log = log
         with log.open('wb') as file:
             self._process = subprocess.Popen(

@@ -136,5 +136,5 @@ def test_test_seeds_and_foreign_policies_are_refused(tmp_path, capsys, monkeypat
     import dataclasses
     foreign = dataclasses.replace(bundle, spec=dataclasses.replace(bundle.spec, rate=20.0))
     monkeypatch.setattr(module, 'read_bundle', lambda name: foreign)
-    with pytest.raises(SpecError, match='only Push-T'):
+    with pytest.raises(SpecError, match='no policy of Push-T'):
         Collector(Collection('pusht'))

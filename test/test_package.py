@@ -161,7 +161,8 @@ def test_packages_are_complete(setup_arguments):
 def test_entry_points(setup_arguments):
     programs = dict(re.split(r'\s*=\s*', text)
                     for text in setup_arguments['entry_points']['console_scripts'])
-    assert set(programs) == {'dprt', 'policy_node', 'pusht_node', 'bag_player'}
+    assert set(programs) == {
+        'dprt', 'policy_node', 'pusht_node', 'arm_node', 'bag_player'}
     for target in programs.values():
         module, function = target.split(':')
         if '.ros.' in module:

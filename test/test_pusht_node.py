@@ -1,5 +1,6 @@
 """The simulated robot over real topics: it waits for nobody, and it obeys actions by due time."""
 
+import dataclasses
 import json
 import signal
 
@@ -21,9 +22,11 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E
 from diffusion_policy_rt.ros.convert import (  # noqa: E402
     compressed_to_rgb, image_to_rgb, joint_state_to_values)
 from diffusion_policy_rt.sim.pusht import start_state  # noqa: E402
-from diffusion_policy_rt.sim.target import NAMES, from_trajectory, from_values  # noqa: E402
+from diffusion_policy_rt.sim.target import from_trajectory, from_values  # noqa: E402
+from diffusion_policy_rt.sim.tasks import PUSHT  # noqa: E402
 
 SEED = 100_007
+NAMES = PUSHT.joints
 
 
 class Policy(Node):
@@ -75,11 +78,11 @@ def policy(context):
 
 @pytest.fixture
 def make_robot(context):
-    from diffusion_policy_rt.ros.pusht_node import PushTNode
+    from diffusion_policy_rt.ros.sim_node import SimNode
     made = []
 
-    def make(**values):
-        made.append(Spinning(PushTNode(context=context, parameter_overrides=overrides(
+    def make(task=PUSHT, **values):
+        made.append(Spinning(SimNode(task, context=context, parameter_overrides=overrides(
             {'seed': SEED, **values}))))
         return made[-1].node
 
@@ -100,13 +103,13 @@ def trajectory(points, names=NAMES, rate=10.0):
 # -- targets -----------------------------------------------------------------------------------
 
 def test_a_trajectory_is_followed_by_due_time_and_its_last_point_is_held():
-    target = from_trajectory(trajectory([(1.0, 2.0), (3.0, 4.0), (5.0, 6.0)]), 1000)
+    target = from_trajectory(NAMES, trajectory([(1.0, 2.0), (3.0, 4.0), (5.0, 6.0)]), 1000)
     at = [target.at(1000 + ms * 1_000_000)[0] for ms in (0, 99, 100, 199, 200, 299, 300, 5000)]
     assert at == [1, 1, 3, 3, 5, 5, 5, 5]
 
 
 def test_joints_are_matched_by_name():
-    target = from_trajectory(trajectory([(9.0, 2.0, 1.0)], ('z', 'y', 'x')), 0)
+    target = from_trajectory(NAMES, trajectory([(9.0, 2.0, 1.0)], ('z', 'y', 'x')), 0)
     np.testing.assert_array_equal(target.at(0), [1, 2])
 
 
@@ -118,13 +121,14 @@ def test_joints_are_matched_by_name():
 ])
 def test_an_action_that_cannot_be_followed_is_refused(msg, told):
     with pytest.raises(Exception, match=told):
-        from_trajectory(msg, 0)
+        from_trajectory(NAMES, msg, 0)
 
 
 def test_values_are_two():
-    np.testing.assert_array_equal(from_values(Float64MultiArray(data=[1.0, 2.0]), 0).at(9), [1, 2])
+    target = from_values(NAMES, Float64MultiArray(data=[1.0, 2.0]), 0)
+    np.testing.assert_array_equal(target.at(9), [1, 2])
     with pytest.raises(Exception, match='has 3 values; expected x, y'):
-        from_values(Float64MultiArray(data=[1.0, 2.0, 3.0]), 0)
+        from_values(NAMES, Float64MultiArray(data=[1.0, 2.0, 3.0]), 0)
 
 
 # -- the node ----------------------------------------------------------------------------------
@@ -181,9 +185,9 @@ def test_images_can_be_larger_and_compressed(policy, make_robot):
     np.testing.assert_array_equal(image_to_rgb(pairs[0][0]), compressed_to_rgb(pairs[0][1]))
 
 
-def test_episodes_end_after_their_steps_and_the_policy_is_told(policy, make_robot, monkeypatch):
-    monkeypatch.setattr('diffusion_policy_rt.sim.score.MAX_STEPS', 6)
-    robot = make_robot(episodes=3, reset_service='/tester/reset')
+def test_episodes_end_after_their_steps_and_the_policy_is_told(policy, make_robot):
+    robot = make_robot(dataclasses.replace(PUSHT, max_steps=6), episodes=3,
+                       reset_service='/tester/reset')
     policy.until(lambda: len(policy.episodes) == 3)
     assert [e['seed'] for e in policy.episodes] == [SEED, SEED + 1, SEED + 2]
     for episode in policy.episodes:
@@ -197,11 +201,11 @@ def test_actions_do_not_count_until_the_policy_has_forgotten_the_last_episode(po
     robot = make_robot(reset_service='/tester/reset')
     policy.until(lambda: len(policy.images) > 3 and robot._policy.service_is_ready())
     robot._deaf_until = 2**62
-    robot._take(trajectory([(100.0, 100.0)]))
-    assert robot._target is None
-    robot._listen(None)
-    robot._take(trajectory([(100.0, 100.0)]))
-    assert robot._target is not None
+    robot._take('action', trajectory([(100.0, 100.0)]))
+    assert not robot._targets
+    robot._hear(None)
+    robot._take('action', trajectory([(100.0, 100.0)]))
+    assert robot._targets
 
 
 def test_an_interrupted_robot_tells_the_unfinished_episode(policy, tmp_path):

@@ -120,7 +120,7 @@ def test_a_policy_of_another_task_gets_one_line_before_training(toy, tmp_path,
                                                                 capsys):
     assert distill(toy, tmp_path, 'onedp-d', *EVERY_2, teacher=slower(toy, tmp_path)) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith('dprt distill: --eval-every: toy is no Push-T policy')
+    assert error.startswith('dprt distill: --eval-every: toy is a policy of no simulated robot')
     assert not (tmp_path / 'run').exists()
 
 
@@ -151,7 +151,7 @@ def test_training_of_another_task_stops_before_the_first_step(data, tmp_path,
     monkeypatch.setattr(Trainer, 'train_step', unexpected)
     recipe = write(tmp_path, {**RECIPE, 'rate': 20.0})
     assert train(data, tmp_path / 'run', recipe, '--eval-every', '1') == 1
-    assert 'is no Push-T policy' in capsys.readouterr().err
+    assert 'is a policy of no simulated robot' in capsys.readouterr().err
     assert not (tmp_path / 'run').exists()
 
 

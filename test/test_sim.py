@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_policy_rt.sim.pusht import SUBSTEPS, PushT, score, start_state
+from diffusion_policy_rt.sim.pusht import PushT, start_state
 from diffusion_policy_rt.sim.score import Account
+from diffusion_policy_rt.sim.tasks import PUSHT
 
 DATA = Path(__file__).parents[2] / 'shared/data/pusht'
 FIRST_TOOL = (222.0, 97.0)  # the first row of the published demonstrations
@@ -33,7 +34,7 @@ def test_the_same_seed_and_targets_give_the_same_episode(robot):
 
 def test_substeps_add_up_to_a_step(robot):
     ends = []
-    for advance in (robot.step, lambda t: [robot.substep(t) for _ in range(SUBSTEPS)]):
+    for advance in (robot.step, lambda t: [robot.substep(t) for _ in range(PUSHT.substeps)]):
         robot.reset(100_001)
         advance(np.array([400.0, 120.0]))
         ends.append((*robot.tool, *robot.block))
@@ -55,7 +56,7 @@ def test_pictures_have_the_size_asked_for(robot, width, height):
 
 
 def test_the_score_is_coverage_over_95_percent_within_0_and_1():
-    assert [score(c) for c in (-0.1, 0.0, 0.475, 0.95, 1.0)] == [0, 0, 0.5, 1, 1]
+    assert [PUSHT.score(c) for c in (-0.1, 0.0, 0.475, 0.95, 1.0)] == [0, 0, 0.5, 1, 1]
 
 
 def test_recorded_actions_reproduce_the_recorded_episode_and_its_frames(robot):

@@ -1,4 +1,4 @@
-"""`dprt eval`: closed-loop episodes by the published Push-T protocol."""
+"""`dprt eval`: closed-loop episodes on a simulated robot, Push-T by its published protocol."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from diffusion_policy_rt.cli.common import (
 from diffusion_policy_rt.cli.rivals import (
     add_rivals, against, demonstrations, run_modes, variant)
 from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.sim.tasks import TASKS
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.replay.episode import Episode
     from diffusion_policy_rt.replay.evaluate import Evaluation
 
-HELP = 'Measure a policy in closed loop on Push-T: score and success with their intervals.'
+HELP = 'Measure a policy in closed loop in simulation: score and success with their intervals.'
 FIRST_TEST_SEED = 100_000
+PICTURES = 12
+"""Of an episode on a contact sheet, beside that of its end."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_policy(parser, FIRST_TEST_SEED)
     parser.add_argument('--episodes', type=positive, default=200, metavar='N',
                         help='episode i starts from seed S + i (default 200)')
+    parser.add_argument('--task', choices=tuple(TASKS), default='pusht',
+                        help='the simulated robot of --policy random; a bundle tells its own '
+                             '(default pusht)')
     parser.add_argument('--delay', type=natural, default=0, metavar='D',
                         help='control steps of latency to charge (default 0)')
     parser.add_argument('--execute', type=natural, default=0, metavar='A',
@@ -38,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--record', action='store_true',
                         help='keep the figures in the bundle, as its measured quality')
     parser.add_argument('--sheet', metavar='FILE.png', help='write a contact sheet of 8 episodes')
+    parser.add_argument('--blocks', action='store_true',
+                        help='keep branches of the denoiser between the calls of a plan, as '
+                             'dprt cache found')
     add_rivals(parser)
 
 
@@ -48,11 +57,14 @@ def run(args: argparse.Namespace) -> None:
     if args.policy != evaluate.RANDOM:
         check_seed(args.seed)
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
-                               args.noise_seed, 25 if args.sheet else 0, variant(args),
-                               demonstrations(args))
-    if args.record and (args.sampler or args.modes):
-        raise DprtError('--record keeps what the bundle\'s own schedule reaches; --sampler and '
-                        '--modes do not apply')
+                               args.noise_seed, 0, variant(args), demonstrations(args),
+                               args.task, args.blocks)
+    if args.sheet:
+        steps = evaluate.simulated(what).max_steps
+        what = dataclasses.replace(what, picture_every=steps // PICTURES)
+    if args.record and (args.sampler or args.modes or args.blocks):
+        raise DprtError('--record keeps what the bundle\'s own schedule reaches; --sampler, '
+                        '--blocks and --modes do not apply')
     result = run_modes(args, what) if args.modes else run_episodes(args, what)
     write_json(args.json, {**result, 'provenance': provenance()})
 
@@ -75,7 +87,7 @@ def run_episodes(args: argparse.Namespace, what: Evaluation) -> dict[str, Any]:
               'delay': args.delay, 'seed': args.seed, 'schedule': schedule(controller, steps)}
     print(line(args.policy, result))
     if args.record:
-        record(args.policy, result)
+        record(args.policy, evaluate.simulated(what).name, result)
     if theirs is not None:
         result['against'] = against(args.against, result['per_episode'], theirs)
     if args.sheet:
@@ -105,13 +117,13 @@ def schedule(controller: Any, steps: int) -> dict[str, Any] | None:
     return dataclasses.asdict(loop.spec.schedule(steps)) if loop is not None else None
 
 
-def record(policy: str, result: dict) -> None:
+def record(policy: str, task: str, result: dict) -> None:
     """Keep the figures in the bundle, under the steps and the delay they were measured with."""
     from diffusion_policy_rt.engines.bundle import read_bundle, record_quality
 
     kept = ('episodes', 'seed', 'mean_max_coverage', 'ci95', 'success_rate', 'success_ci95',
             'jerk', 'engine')
-    name = f'pusht, {result["steps"]} steps, delay {result["delay"]}'
+    name = f'{task}, {result["steps"]} steps, delay {result["delay"]}'
     record_quality(read_bundle(policy), {name: {key: result[key] for key in kept}})
 
 

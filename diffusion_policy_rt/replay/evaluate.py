@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,11 +17,12 @@ from diffusion_policy_rt.replay.episode import (
     Controller, Episode, PolicyController, RandomController, run_episode)
 from diffusion_policy_rt.replay.nearest import Demonstrations, NearestController
 from diffusion_policy_rt.replay.seams import continuity
+from diffusion_policy_rt.runtime.caches import denoiser_of
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.variants import Variant, with_variant
-from diffusion_policy_rt.sim.pusht import RATE, PushT
+from diffusion_policy_rt.sim.tasks import PUSHT, Task, find_task, task_of
 from diffusion_policy_rt.spec import PolicySpec
 
 T = TypeVar('T')
@@ -50,6 +51,10 @@ class Evaluation:
     """A sampler in place of the bundle's own schedule."""
     demonstrations: Demonstrations | None = None
     """What `nearest` looks up."""
+    task: str = PUSHT.name
+    """The simulated robot of `random`; a bundle tells its own."""
+    blocks: bool = False
+    """Whether branches are kept between the calls of a plan, as the bundle tells."""
 
 
 def default_steps(served: tuple[int, ...]) -> int:
@@ -60,31 +65,37 @@ def default_steps(served: tuple[int, ...]) -> int:
 def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
     """Return the controller, the steps it takes per plan, and its engine's name."""
     if what.policy == RANDOM:
-        return RandomController(), 0, 'none'
+        return RandomController(find_task(what.task)), 0, 'none'
     if what.policy == NEAREST:
         return make_nearest(what), 0, 'none'
     bundle = read_bundle(what.policy)
     spec, steps = sampled(bundle, what)
-    late = (what.delay + 2) / RATE
-    settings = LoopSettings(control_rate=RATE, deadline=1 / RATE, min_steps=steps,
+    task = task_of(spec, bundle.folder)
+    late = (what.delay + 2) / task.rate
+    settings = LoopSettings(control_rate=task.rate, deadline=1 / task.rate, min_steps=steps,
                             max_steps=steps, observation_timeout=late, action_timeout=late + 2,
                             n_action_steps=what.execute)
     engine = load_engine(bundle, what.engine)
     loop = PolicyLoop(spec, engine, settings, SteadyClock(), what.noise_seed)
-    return PolicyController(loop, what.delay), steps, engine.name
+    loop.keep(replace(loop.rules, blocks=what.blocks))
+    if what.blocks and denoiser_of(engine, spec.schedule(steps), loop.rules) is engine:
+        raise SpecError(f'{what.policy} does not tell which blocks to keep in {steps} steps on '
+                        f'{engine.name}; make it by dprt cache --steps {steps}')
+    return PolicyController(loop, what.delay, task), steps, engine.name
 
 
-def check_task(spec: PolicySpec, name: object) -> None:
-    """Raise SpecError, which tells the policy's name, unless it is one of the simulated task."""
-    if spec.rate != RATE or len(spec.cameras) != 1 or spec.action.names != ('x', 'y'):
-        raise SpecError(f'{name} is no Push-T policy (one camera, actions x and y, {RATE} Hz); '
-                        'closed-loop evaluation simulates only Push-T')
+def simulated(what: Evaluation) -> Task:
+    """Return the simulated robot that is driven; SpecError where a bundle is for none."""
+    if what.policy in (RANDOM, NEAREST):
+        return find_task(what.task)
+    bundle = read_bundle(what.policy)
+    return task_of(bundle.spec, bundle.folder)
 
 
 def sampled(bundle: Bundle, what: Evaluation) -> tuple[PolicySpec, int]:
     """Return the spec as it is to be sampled, and the steps; SpecError where it cannot be."""
     spec = bundle.spec
-    check_task(spec, bundle.folder)
+    task_of(spec, bundle.folder)
     steps = what.steps or default_steps(spec.steps)
     if what.variant is not None:
         spec = with_variant(spec, what.variant, steps)
@@ -106,12 +117,14 @@ _worker: dict[str, Any] = {}
 
 
 def _prepare(what: Evaluation) -> None:
-    _worker.update(what=what, robot=PushT(), controller=make_controller(what)[0])
+    controller, *_ = make_controller(what)  # first: it tells what is wrong with the policy
+    task = simulated(what)
+    _worker.update(what=what, task=task, robot=task.make(), controller=controller)
 
 
 def _work(seed: int) -> Episode:
     return run_episode(_worker['controller'], _worker['robot'], seed,
-                       _worker['what'].picture_every)
+                       _worker['what'].picture_every, _worker['task'])
 
 
 def evaluate(what: Evaluation, seeds: Sequence[int], workers: int) -> Iterator[Episode]:
@@ -162,7 +175,12 @@ def outcome(episode: Episode) -> dict[str, Any]:
     return {'seed': episode.seed, 'max_coverage': episode.max_coverage,
             'success': episode.success, 'coverage': max(episode.coverages),
             'steps': len(episode.coverages), 'jerk': episode.jerk,
-            'seam_jumps': seam.round(1).tolist(), 'chunk_jumps': within.round(1).tolist()}
+            'seam_jumps': significant(seam), 'chunk_jumps': significant(within)}
+
+
+def significant(values: np.ndarray) -> list[float]:
+    """Return values to four digits, whatever their unit."""
+    return [float(f'{value:.4g}') for value in values]
 
 
 def summarise(outcomes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.sim.block import KEYPOINTS, keypoints
 from diffusion_policy_rt.sim.pusht import PushT
+from diffusion_policy_rt.sim.tasks import SimulatedRobot
 
 ACTIONS = 8
 """Recorded actions replayed before the next look-up: what the published policies execute."""
@@ -55,8 +56,9 @@ class NearestController:
         """Forget what is left of the last look-up."""
         self._planned, self.seams = [], []
 
-    def target(self, step: int, robot: PushT) -> np.ndarray:
+    def target(self, step: int, robot: SimulatedRobot) -> np.ndarray:
         """Return the next recorded target, [2] px; looks up anew when they are used up."""
+        assert isinstance(robot, PushT)
         if not self._planned:
             row = self.nearest(keypoints(robot.block), robot.tool)
             self.seams += [step] if step else []

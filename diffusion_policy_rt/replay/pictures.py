@@ -10,7 +10,7 @@ import numpy as np
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.replay.episode import Episode
 
-COLUMNS = 13  # pictures of a whole episode, one every 25 steps
+COLUMNS = 13  # pictures of a whole episode
 
 
 def strip(pictures: list[np.ndarray], caption: str) -> np.ndarray:

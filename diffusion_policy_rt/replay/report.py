@@ -14,10 +14,12 @@ from diffusion_policy_rt.ros.bag import read_bag
 from diffusion_policy_rt.replay.pictures import COLUMNS, strip, write_picture
 from diffusion_policy_rt.ros.convert import image_to_rgb
 from diffusion_policy_rt.runtime.trace import Rung, Tick, read_values, summarise, write_lines
+from diffusion_policy_rt.sim.tasks import TASKS
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 
+MEASURES = {task.measure for task in TASKS.values()}
 COLOURS = {Rung.FRESH: '#2a9d8f', Rung.FEWER: '#8ab17d', Rung.CACHED: '#e9c46a',
            Rung.CHUNK: '#457b9d', Rung.HOLD: '#f4a261', Rung.STOP: '#9a9a9a'}
 
@@ -29,6 +31,7 @@ class Recording:
     ticks: list[Tick] = field(default_factory=list)
     tick_times: list[float] = field(default_factory=list)
     coverage: list[tuple[float, float]] = field(default_factory=list)
+    """Time and progress; that of Push-T is the coverage."""
     episodes: list[dict[str, Any]] = field(default_factory=list)
     episode_times: list[float] = field(default_factory=list)
     pictures: list[tuple[float, np.ndarray]] = field(default_factory=list)
@@ -43,7 +46,7 @@ def read_recording(bag: Path, picture_s: float = 2.5) -> Recording:
         if topic.endswith('/timing'):
             recording.ticks.append(read_values(message.data))
             recording.tick_times.append(t)
-        elif topic.endswith('/coverage'):
+        elif topic.endswith(tuple(f'/{measure}' for measure in MEASURES)):
             recording.coverage.append((t, message.data))
         elif topic.endswith('/episode'):
             recording.episodes.append(json.loads(message.data))
@@ -71,7 +74,7 @@ def write_report(folder: Path, rate: float, deadline: float) -> dict[str, Any]:
 
 
 def write_timeline(path: Path, recording: Recording, deadline: float) -> None:
-    """Draw latency against the deadline, the rung of each tick, and the coverage, over time."""
+    """Draw latency against the deadline, the rung of each tick, and the progress, over time."""
     figure, (latency, rungs, coverage) = plt.subplots(
         3, 1, figsize=(11, 7), sharex=True, height_ratios=(3, 1, 2), layout='constrained')
     times, ticks = np.array(recording.tick_times), recording.ticks
@@ -92,7 +95,7 @@ def write_timeline(path: Path, recording: Recording, deadline: float) -> None:
     for t in recording.episode_times:
         coverage.axvline(t, color='#9a9a9a', lw=1)
     coverage.axhline(0.95, color='#2a9d8f', lw=1, ls='--')
-    coverage.set(ylabel='coverage', xlabel='s', ylim=(0, 1))
+    coverage.set(ylabel='progress', xlabel='s', ylim=(0, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

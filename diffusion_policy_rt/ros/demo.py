@@ -19,30 +19,39 @@ from diffusion_policy_rt.ros.bag import BagWriter
 from diffusion_policy_rt.ros.processes import NodeProcess, change_state
 from diffusion_policy_rt.ros.recorder import Recorder, Topic
 from diffusion_policy_rt.share import find
+from diffusion_policy_rt.sim.tasks import Task, task_of
+from diffusion_policy_rt.spec import PolicySpec
 
-TOPICS = [
-    Topic('/camera/front/image_raw', Image, reliable=False),
-    Topic('/joint_states', JointState, reliable=False),
-    Topic('/policy/action', JointTrajectory),
-    Topic('/policy/timing', Float64MultiArray),
-    Topic('/policy/events', String),
-    Topic('/policy/policy_info', String, latched=True),
-    Topic('/diagnostics', DiagnosticArray),
-    Topic('/pusht/coverage', Float64),
-    Topic('/pusht/episode', String),
-]
+def topics(task: Task, spec: PolicySpec) -> list[Topic]:
+    """Return what is recorded of a robot and its policy."""
+    return [
+        *(Topic(f'/camera/{camera.name}/image_raw', Image, reliable=False)
+          for camera in spec.cameras),
+        Topic('/joint_states', JointState, reliable=False),
+        Topic('/policy/action', JointTrajectory),
+        *([Topic('/policy/gripper_action', Float64MultiArray)] if task.gripper else []),
+        Topic('/policy/timing', Float64MultiArray),
+        Topic('/policy/events', String),
+        Topic('/policy/policy_info', String, latched=True),
+        Topic('/diagnostics', DiagnosticArray),
+        Topic(f'/{task.name}/{task.measure}', Float64),
+        Topic(f'/{task.name}/episode', String),
+    ]
 
 
 class Demo:
-    """Runs `pusht_node` and `policy_node` for a while and records everything into `out/bag`."""
+    """Runs the policy and the robot it is for for a while, and records both into `out/bag`."""
 
     def __init__(self, out: Path, policy: str, engine: str, threads: int, steps: int, seed: int,
                  rate: float, deadline: float) -> None:
-        self._out = out
-        config = find('config/pusht.yaml')
+        self._out, bundle = out, read_bundle(policy)
+        folder = bundle.folder.resolve()
+        self._task = task_of(bundle.spec, folder)
+        self._topics = topics(self._task, bundle.spec)
+        config = find(f'config/{self._task.name}.yaml')
         if config is None:
-            raise DprtError('config/pusht.yaml is not installed; install the package again')
-        folder = read_bundle(policy).folder.resolve()
+            raise DprtError(f'config/{self._task.name}.yaml is not installed; install the package '
+                            'again')
         given = {'policy': folder, 'engine': engine, 'threads': threads, 'control_rate': rate,
                  'deadline': deadline}
         if steps:
@@ -55,8 +64,9 @@ class Demo:
         rclpy.init()
         try:
             with BagWriter(self._out / 'bag') as bag:
-                recorder = Recorder(TOPICS, bag)
-                robot = NodeProcess('pusht_node', self._robot, self._out / 'pusht_node.log')
+                recorder = Recorder(self._topics, bag)
+                node = f'{self._task.name}_node'
+                robot = NodeProcess(node, self._robot, self._out / f'{node}.log')
                 policy = NodeProcess('policy_node', self._policy, self._out / 'policy_node.log')
                 try:
                     self._run(recorder, robot, policy, seconds)

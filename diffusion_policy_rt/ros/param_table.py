@@ -98,12 +98,23 @@ TABLE = [
           'Actions over which a new chunk is mixed with the last one, for policies that are not '
           'told the committed actions.', 0, 1000, live=True),
     Param('cache.capacity', 64, 'Encoded frames kept, over all cameras.', 1, 100_000, live=True),
+    Param('cache.condition', True,
+          'Keep what the denoiser makes of an observation alone, where the bundle has it in '
+          'parts; changes no action.', live=True),
+    Param('cache.blocks', False,
+          'Keep branches of the denoiser between the network calls of a plan, where the bundle '
+          'tells which (dprt cache); approximate.', live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
     Param('action_fields', [''],
           'Per action the joint name it is published under, or the part of the message it fills, '
           'such as linear.x; one empty name takes the actions\' own. YAML wants quotes around a '
           'name such as \'y\'.'),
+    Param('gripper.actions', [''],
+          'Actions that leave on ~/gripper_action instead of ~/action: those of a gripper with a '
+          'controller of its own; one empty name for none.'),
+    Param('gripper.action_type', 'float64_multi_array', 'Type of the messages on '
+          '~/gripper_action.', choices=('joint_trajectory', 'float64_multi_array')),
     *stale_params('state', 'the robot state'),
     Param('frame_id', '', 'frame_id of the published action\'s header.'),
     Param('enable_output', False,

@@ -23,7 +23,8 @@ from diffusion_policy_rt.ros.inputs import Inputs
 from diffusion_policy_rt.ros.params import NodeParams
 from diffusion_policy_rt.ros.teller import Teller
 from diffusion_policy_rt.ros.timing import tick_to_message
-from diffusion_policy_rt.runtime.loop import PLAN_FAULTS, PolicyLoop
+from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.plan import PLAN_FAULTS
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -136,7 +137,7 @@ class Reporter:
     def _plans(self) -> dict[str, object]:
         loop = self._loop
         return {**{f'plans.{kind}': loop.counts[kind] for kind in PLAN_FAULTS},
-                **loop.seams.figures(), **loop.tiling.figures()}
+                **loop.seams.figures(), **loop.cache_figures()}
 
     def _report(self) -> None:
         running = self._teller is not None

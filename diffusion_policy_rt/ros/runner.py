@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rclpy.node import Node
@@ -14,15 +14,15 @@ from diffusion_policy_rt.ros.engine_process import EngineProcess
 from diffusion_policy_rt.ros.events import PLAN, RESET, START, STOP, Event
 from diffusion_policy_rt.ros.gate import Gate
 from diffusion_policy_rt.ros.inputs import Inputs
-from diffusion_policy_rt.ros.outputs import make_output
 from diffusion_policy_rt.ros.params import NodeParams
 from diffusion_policy_rt.ros.reporter import Reporter
+from diffusion_policy_rt.ros.routes import make_routes
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.collector import Collector
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
-from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung
 from diffusion_policy_rt.runtime.warmup import check_deadline, warm_up
@@ -38,14 +38,12 @@ class Runner:
         """Load the engine and warm it up; DprtError when it cannot run, or not in time."""
         self._timeline = timeline
         spec = bundle.spec
-        output = make_output(chosen.action_type, chosen.action_fields, spec.action.names,
-                             spec.rate, chosen.frame_id)
+        routes = make_routes(chosen, spec.action.names, spec.rate)
         make = EngineProcess if chosen.engine_process else load_engine
         engine = make(bundle, chosen.engine, chosen.threads)
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
-                               chosen.limits, output.velocity, chosen.rules)
-        self.loop.cache.capacity = chosen.cache_capacity
-        self.loop.tiling.rules = chosen.tiles
+                               chosen.limits, routes[0].output.velocity, chosen.rules)
+        self.loop.keep(chosen.caches)
         table = self._warm_up(bundle)
         node.get_logger().info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
             f'{n} steps {1e3 * (t["p50"] or 0):.1f}/{1e3 * (t["p99"] or 0):.1f} ms'
@@ -53,7 +51,7 @@ class Runner:
         self._driver: Driver | None = None
         self._asked: Asked | None = None
         self._priority, self._collector = chosen.priority, Collector()
-        self._gate = Gate(node, output, chosen.enable_output)
+        self._gate = Gate(node, routes, chosen.enable_output)
         self._reporter = Reporter(node, self.loop, bundle, table, chosen, timeline.now_ns)
         self._inputs = Inputs(node, self.loop, chosen.cameras, self._reporter.monitor,
                               self._reporter.complaints, timeline.now_ns)
@@ -150,12 +148,10 @@ class Runner:
 
     # -- live parameters -----------------------------------------------------------------------
 
-    def apply(self, settings: LoopSettings, cache_capacity: int, tiles: Mapping[str, TileRule],
-              enable_output: bool) -> None:
+    def apply(self, settings: LoopSettings, caches: CacheRules, enable_output: bool) -> None:
         """Use other settings from the next tick on."""
         self.loop.settings = replace(settings)
-        self.loop.cache.capacity = cache_capacity
-        self.loop.tiling.rules = tiles
+        self.loop.keep(caches)
         self._gate.enable(enable_output, self.loop.hold(self._timeline.now_ns()))
 
 

@@ -16,13 +16,11 @@ os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
 
 from gym_pusht.envs.pusht import PushTEnv  # noqa: E402  (after SDL is told to open no window)
 
-RATE = 10
-"""Control steps per second of the published protocol [Hz]."""
-SUBSTEPS = 10
-"""Physics steps per control step."""
-MAX_STEPS = 300
+from diffusion_policy_rt.sim.tasks import PUSHT  # noqa: E402
+
+MAX_STEPS = PUSHT.max_steps
 """Control steps of an episode in the published protocol."""
-SUCCESS = 0.95
+SUCCESS = PUSHT.success
 """Coverage above which an episode is a success, and that counts as score 1."""
 
 
@@ -64,6 +62,11 @@ class PushT:
         return np.array(self._env.agent.position)
 
     @property
+    def state(self) -> np.ndarray:
+        """The joints are the tool's position, float64 [2]."""
+        return self.tool
+
+    @property
     def velocity(self) -> np.ndarray:
         """Velocity of the tool, float64 [2] [px/s]."""
         return np.array(self._env.agent.velocity)
@@ -77,6 +80,14 @@ class PushT:
         """Return the share of the goal that the block covers."""
         return float(self._env._get_coverage())
 
+    def progress(self) -> float:
+        """Return the coverage: what the task is scored by."""
+        return self.coverage()
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
     def substep(self, target: np.ndarray) -> None:
         """Move for one physics step towards `target` [2], by the task's PD controller."""
         env, tool = self._env, self._env.agent
@@ -87,8 +98,12 @@ class PushT:
 
     def step(self, target: np.ndarray) -> None:
         """Move for one control step towards `target` [2]."""
-        for _ in range(SUBSTEPS):
+        for _ in range(PUSHT.substeps):
             self.substep(target)
+
+    def look(self, camera: str, width: int, height: int) -> np.ndarray:
+        """Draw what the only camera sees."""
+        return self.render(width, height)
 
     def render(self, width: int = 96, height: int = 96) -> np.ndarray:
         """Draw the scene, uint8 [height, width, 3] RGB; the square fills the shorter side."""
@@ -99,8 +114,3 @@ class PushT:
         left, top = (width - side) // 2, (height - side) // 2
         return cv2.copyMakeBorder(square, top, height - side - top, left, width - side - left,
                                   cv2.BORDER_CONSTANT, value=(255, 255, 255))
-
-
-def score(coverage: float) -> float:
-    """Return the published score of one coverage: clip(coverage / 0.95, 0, 1)."""
-    return float(np.clip(coverage / SUCCESS, 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Where the simulated robot is told to go: the newest action, followed by its due times.
+"""Where a simulated robot is told to go: the newest action, followed by its due times.
 
     points       0         1         2        2 (the last is held)
     due     now      +100      +200
@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,10 @@ import numpy as np
 
 from diffusion_policy_rt.errors import FrameError
 
-NAMES = ('x', 'y')
-"""The robot's joints."""
-
 
 @dataclass(frozen=True)
 class Target:
-    """Positions [K, 2] in px; position i is followed until due_ns[i] after the arrival."""
+    """Positions [K, A] in units; position i is followed until due_ns[i] after the arrival."""
 
     positions: np.ndarray
     due_ns: np.ndarray
@@ -28,21 +26,21 @@ class Target:
     arrival_ns: int
 
     def at(self, now_ns: int) -> np.ndarray:
-        """Return the position to follow, [2]; the last one is held."""
+        """Return the position to follow, [A]; the last one is held."""
         index = np.searchsorted(self.due_ns, now_ns - self.arrival_ns, side='right')
         return self.positions[min(int(index), len(self.positions) - 1)]
 
 
-def from_trajectory(msg: Any, arrival_ns: int) -> Target:
-    """Make a target of a trajectory_msgs/JointTrajectory, its joints matched by name.
+def from_trajectory(names: Sequence[str], msg: Any, arrival_ns: int) -> Target:
+    """Make a target of joints `names` of a trajectory_msgs/JointTrajectory, matched by name.
 
     Raises FrameError for a missing joint, an empty trajectory, or values that are not finite.
     """
-    missing = [name for name in NAMES if name not in msg.joint_names]
+    missing = [name for name in names if name not in msg.joint_names]
     if missing:
         raise FrameError(f'joint {missing[0]} is missing from the action; it holds '
                          f'{", ".join(msg.joint_names) or "none"}')
-    columns = [list(msg.joint_names).index(name) for name in NAMES]
+    columns = [list(msg.joint_names).index(name) for name in names]
     if any(len(point.positions) != len(msg.joint_names) for point in msg.points):
         raise FrameError('a trajectory point has not as many positions as there are joints')
     positions = np.array([point.positions for point in msg.points]).reshape(-1, len(
@@ -51,10 +49,10 @@ def from_trajectory(msg: Any, arrival_ns: int) -> Target:
     return _target(positions, np.array(due, np.int64), arrival_ns)
 
 
-def from_values(msg: Any, arrival_ns: int) -> Target:
-    """Make a target of a std_msgs/Float64MultiArray that holds x, y."""
-    if len(msg.data) != len(NAMES):
-        raise FrameError(f'the action has {len(msg.data)} values; expected {", ".join(NAMES)}')
+def from_values(names: Sequence[str], msg: Any, arrival_ns: int) -> Target:
+    """Make a target of a std_msgs/Float64MultiArray that holds the values of `names`."""
+    if len(msg.data) != len(names):
+        raise FrameError(f'the action has {len(msg.data)} values; expected {", ".join(names)}')
     return _target(np.array([msg.data]), np.zeros(1, np.int64), arrival_ns)
 
 

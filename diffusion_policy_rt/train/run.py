@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,16 +19,22 @@ from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
 from diffusion_policy_rt.train.data import Dataset, join, read_dataset
 from diffusion_policy_rt.train.data.bags import is_bag, read_bag
+from diffusion_policy_rt.train.data.streams import MayLack
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
 from diffusion_policy_rt.train.pixels import fit_all
+from diffusion_policy_rt.train.progress import SUCCESS, chosen_windows
 from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
 from diffusion_policy_rt.train.trainer import History, Objective, Referee, Trainer
 from diffusion_policy_rt.train.windows import Windows, make_windows, split_episodes
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.selection import ClosedLoop
+
+
+SEEN = ('cameras', 'state', 'action', 'n_obs', 'horizon', 'encoder', 'pretrain', 'max_episodes')
+"""Sections of a recipe that pretrained encoders depend on."""
 
 
 class Training:
@@ -48,15 +54,17 @@ class Training:
         self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
         self.images = {c.name: fit_all(data.streams[c.name], c) for c in self.spec.cameras}
         self.model = {'encoder': dict(recipe.encoder), 'denoiser': dict(recipe.denoiser)}
-        self.policy = Policy(self.spec, self.model)
+        with world.building():
+            self.policy = Policy(self.spec, self.model)
         self.curves: dict[str, History] = {}
 
-    @property
-    def fingerprint(self) -> str:
-        """Identifies what a checkpoint belongs to: the recipe, the seed and the data."""
-        parts: list[Any] = [self.recipe.source, self.seed, len(self.states),
+    def fingerprint(self, sections: Collection[str], referee: Referee | None = None) -> str:
+        """Return what a checkpoint belongs to: sections of the recipe, seed, data, referee."""
+        source = self.recipe.source
+        parts: list[Any] = [{key: source.get(key) for key in sections}, self.seed,
+                            self.recipe.train.validation_ratio, len(self.states),
                             float(self.chunks.sum())]
-        parts += [self.closed_loop.key] if self.closed_loop else []
+        parts += [self.closed_loop.key] if self.closed_loop and referee else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self) -> Policy:
@@ -75,15 +83,19 @@ class Training:
         return self.policy.eval()
 
     def _fit(self, objective: Objective, title: str, how: Optimisation | None = None,
-             referee: Referee | None = None, world: World | None = None) -> nn.Module:
+             referee: Referee | None = None, world: World | None = None,
+             sections: Collection[str] = ()) -> nn.Module:
+        """Train; a checkpoint stays good while these sections of the recipe do (none: all)."""
         trainer = Trainer(objective, how or self.recipe.train, world or self.world, self.seed,
-                          self.out / f'{title}.ckpt', self.fingerprint, referee)
+                          self.out / f'{title}.ckpt',
+                          self.fingerprint(sections or self.recipe.source, referee), referee)
         module = trainer.run(title)
         self.curves[title] = trainer.history
         return module
 
     def _pretrain(self, camera: CameraSpec, how: Pretraining) -> None:
-        positions = self.data.streams['pretrain'].reshape(len(self.states), -1, 2)
+        stream = self.data.streams[pretrained(camera.name)]
+        positions = stream.reshape(len(self.states), -1, 2)
         targets = (2 * positions / np.asarray(how.extent) - 1).reshape(len(positions), -1)
         if targets.shape[1] != camera.latent_dim:
             raise DataError(f'{self.data.source}: pretraining has {targets.shape[1] // 2} '
@@ -93,13 +105,19 @@ class Training:
             targets.astype(np.float32), self.held_out, how.max_shift, self.world.device)
         # every process needs the encoders, to compute its conditions
         self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how,
-                                                      world=self.world.replicated())
+                                                      world=self.world.replicated(),
+                                                      sections=SEEN)
 
     def _latent_objective(self) -> LatentObjective:
         observed = frozen_conditions(self.policy, self.images, self.states, self.windows,
                                      self.world.device)
-        return LatentObjective(self.policy, observed, self.chunks, self.held_out,
-                               latent_deviation(self.spec, self.recipe.train.latent_noise),
+        noise = latent_deviation(self.spec, self.recipe.train.latent_noise)
+        chosen = chosen_windows(
+            self.recipe.select, observed, self.data, noise, self.recipe.n_obs, self.world.device,
+            lambda objective: self._fit(objective, 'progress', self.recipe.select,
+                                        world=self.world.replicated(),
+                                        sections=(*SEEN, 'select')))
+        return LatentObjective(self.policy, observed, self.chunks, self.held_out, chosen, noise,
                                self.recipe.train, self.world.device)
 
 
@@ -108,8 +126,17 @@ def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
     keys = {name: tuple(camera.keys) for name, camera in recipe.cameras.items()}
     keys |= {'state': tuple(recipe.state.keys), 'action': tuple(recipe.action.keys)}
     if recipe.pretrain is not None:
-        keys['pretrain'] = tuple(recipe.pretrain.keys)
+        keys |= {pretrained(camera): tuple(key.format(camera=camera)
+                                           for key in recipe.pretrain.keys)
+                 for camera in recipe.cameras}
+    if recipe.select is not None:
+        keys[SUCCESS] = MayLack(recipe.select.keys)
     return keys
+
+
+def pretrained(camera: str) -> str:
+    """Return the name of the stream of positions that a camera's encoder is taught."""
+    return f'pretrain_{camera}'
 
 
 def open_data(recipe: Recipe, paths: Sequence[str | Path], actions: bool = True) -> Dataset:

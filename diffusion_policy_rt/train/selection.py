@@ -17,7 +17,8 @@ from torch import nn
 
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.replay.evaluate import (
-    Evaluation, check_task, default_steps, evaluate, outcome, summarise)
+    Evaluation, default_steps, evaluate, outcome, summarise)
+from diffusion_policy_rt.sim.tasks import task_of
 from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.export import export_bundle
 
@@ -43,7 +44,7 @@ class ClosedLoop:
 
     def served(self, spec: PolicySpec) -> tuple[int, ...]:
         """Return the step counts to evaluate; SpecError for another task or one not served."""
-        check_task(spec, f'--eval-every: {spec.name}')
+        task_of(spec, f'--eval-every: {spec.name}')
         for steps in self.steps:
             spec.schedule(steps)
         return self.steps or (default_steps(spec.steps),)

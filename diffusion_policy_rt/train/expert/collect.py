@@ -2,30 +2,68 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from diffusion_policy_rt.engines.bundle import read_bundle
+from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.files import whole_file
-from diffusion_policy_rt.replay.evaluate import check_task
 from diffusion_policy_rt.sim.block import keypoints
 from diffusion_policy_rt.sim.pusht import MAX_STEPS, SUCCESS, PushT
+from diffusion_policy_rt.sim.tasks import PUSHT
 from diffusion_policy_rt.train.expert.proposals import Proposals
 from diffusion_policy_rt.train.expert.search import Expert, Search
 
+WEIGHTS = 'weights.safetensors'
 STARTS = ('published', 'anywhere')
 """Where episodes start: as the published ones do, or with the block anywhere, walls included."""
 
 
+class Shown(Protocol):
+    """One episode, whoever showed it; a dataclass of arrays and numbers."""
+
+    @property
+    def seed(self) -> int:
+        """Of its start."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the goal was reached."""
+
+    def streams(self) -> dict[str, np.ndarray]:
+        """Return the rows by the name that the data set gives them, [T, ...] each."""
+
+
+class Demonstrator(Protocol):
+    """One process's simulator and expert."""
+
+    def episode(self, seed: int) -> Any:
+        """Run the episode of `seed` and return it."""
+
+
+class Collecting(Protocol):
+    """What is collected, and how."""
+
+    def about(self) -> dict[str, Any]:
+        """Return what the episodes depend on but their seeds, as JSON data."""
+
+    def collector(self) -> Demonstrator:
+        """Return what runs the episodes, in the process that calls."""
+
+    def read(self, parts: dict[str, Any]) -> Shown:
+        """Return the episode that was kept as these arrays and numbers."""
+
+
 @dataclass(frozen=True)
 class Collection:
-    """What is collected, and how."""
+    """What is collected on Push-T, and how."""
 
     policy: str
     """The bundle whose chunks are searched."""
@@ -35,6 +73,19 @@ class Collection:
     seed: int = 1
     """Of the search; episode i starts from a seed of its own."""
     search: Search = Search()
+
+    def about(self) -> dict[str, Any]:
+        """Return what the episodes depend on: of the policy, its weights."""
+        return {**dataclasses.asdict(self),
+                'policy': read_bundle(self.policy).files[WEIGHTS]['sha256']}
+
+    def collector(self) -> Collector:
+        """Return what runs the episodes, in the process that calls."""
+        return Collector(self)
+
+    def read(self, parts: dict[str, Any]) -> Demonstration:
+        """Return the demonstration that was kept as these arrays and numbers."""
+        return Demonstration(**parts)
 
 
 @dataclass(frozen=True)
@@ -55,6 +106,11 @@ class Demonstration:
     def success(self) -> bool:
         """Whether the goal was reached."""
         return self.coverage > SUCCESS
+
+    def streams(self) -> dict[str, np.ndarray]:
+        """Return the rows by the names of the published recordings."""
+        return {'img': self.images, 'state': self.state, 'action': self.action,
+                'keypoint': keypoints(self.state[:, 2:]).astype(np.float32)}
 
 
 def start(robot: PushT, seed: int, where: str) -> None:
@@ -83,7 +139,9 @@ class Collector:
     def __init__(self, what: Collection) -> None:
         torch.set_num_threads(1)
         spec = (bundle := read_bundle(what.policy)).spec
-        check_task(spec, bundle.folder)
+        if not PUSHT.serves(spec):
+            raise SpecError(f'{bundle.folder} is no policy of Push-T; its search simulates only '
+                            'Push-T')
         self.what, self.robot = what, PushT()
         self.proposals = Proposals(bundle, what.steps)
         self.expert = Expert(self.proposals.chunks, spec.n_action_steps, what.search)
@@ -113,29 +171,33 @@ class Collector:
 _worker: dict[str, Any] = {}
 
 
-def _prepare(what: Collection) -> None:
-    _worker['collector'] = Collector(what)
+def _prepare(what: Collecting) -> None:
+    _worker['collector'] = what.collector()
 
 
-def _work(seed: int) -> Demonstration:
+def _work(seed: int) -> Shown:
     return _worker['collector'].episode(seed)
 
 
-def collect(what: Collection, seeds: Iterable[int], workers: int) -> Iterator[Demonstration]:
+def collect(what: Collecting, seeds: Iterable[int], workers: int) -> Iterator[Shown]:
     """Yield the episodes of `seeds` in order, run in `workers` processes."""
-    # spawned, not forked: torch and SDL hold threads
+    # spawned, not forked: torch, SDL and GL hold threads
     with multiprocessing.get_context('spawn').Pool(workers, _prepare, (what,)) as pool:
         yield from pool.imap(_work, seeds)
 
 
-def write_dataset(path: Path, demonstrations: list[Demonstration]) -> None:
-    """Write episodes as one npz with the published streams, whole or not at all."""
-    states = np.concatenate([d.state for d in demonstrations])
-    streams: dict[str, Any] = {
-        'img': np.concatenate([d.images for d in demonstrations]), 'state': states,
-        'action': np.concatenate([d.action for d in demonstrations]),
-        'keypoint': keypoints(states[:, 2:]).astype(np.float32),
-        'episode_ends': np.cumsum([len(d.action) for d in demonstrations])}
+def write_dataset(path: Path, demonstrations: Sequence[Shown]) -> None:
+    """Write episodes as one npz, whole or not at all.
+
+    `success` [N] is 1 in the row whose action reached the goal.
+    """
+    shown = [d.streams() for d in demonstrations]
+    streams: dict[str, Any] = {name: np.concatenate([rows[name] for rows in shown])
+                               for name in shown[0]}
+    ends = np.cumsum([len(rows['action']) for rows in shown])
+    success = np.zeros(ends[-1], np.uint8)
+    success[ends - 1] = [d.success for d in demonstrations]
+    streams |= {'success': success, 'episode_ends': ends}
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, partial.open('wb') as file:
         np.savez_compressed(file, **streams)

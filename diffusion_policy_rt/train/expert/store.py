@@ -1,6 +1,6 @@
 """A collection on disk: one file per episode, so that a killed run goes on; then the data set.
 
-    DIR/collection.json        what is collected, and the weights it is searched with
+    DIR/collection.json        what is collected, and how
     DIR/episodes/SEED.npz
     DIR/demonstrations.npz     the successes, as `dprt train` reads them
 """
@@ -11,33 +11,28 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.train.expert.collect import (
-    Collection, Demonstration, collect, write_dataset)
-
-WEIGHTS = 'weights.safetensors'
+    Collecting, Shown, collect, write_dataset)
 
 
 class Store:
     """The folder of one collection."""
 
-    def __init__(self, folder: Path, what: Collection) -> None:
+    def __init__(self, folder: Path, what: Collecting) -> None:
         """Open or begin; DataError where another collection stands in the folder."""
-        self.folder, self.what = folder, what
-        weights = read_bundle(what.policy).files[WEIGHTS]['sha256']
-        about = {**dataclasses.asdict(what), 'policy': weights}
+        self.folder, self.what, self.about = folder, what, what.about()
         manifest = folder / 'collection.json'
         (folder / 'episodes').mkdir(parents=True, exist_ok=True)
         if not manifest.is_file():
             with whole_file(manifest) as partial:
-                partial.write_text(json.dumps(about, indent=1) + '\n')
-        if json.loads(manifest.read_text()) != about:
+                partial.write_text(json.dumps(self.about, indent=1) + '\n')
+        if json.loads(manifest.read_text()) != self.about:
             raise DataError(f'{folder} holds another collection; choose another --out or remove '
                             'it')
 
@@ -51,7 +46,7 @@ class Store:
         yield from (seed for seed in seeds if seed not in missing)
         for made in collect(self.what, missing, min(workers, max(1, len(missing)))):
             with whole_file(self.path(made.seed)) as partial, partial.open('wb') as file:
-                np.savez_compressed(file, **dataclasses.asdict(made))
+                np.savez_compressed(file, **dataclasses.asdict(cast(Any, made)))
             yield made.seed
 
     def write(self, seeds: range) -> dict[str, Any]:
@@ -59,15 +54,15 @@ class Store:
         made = [self._read(seed) for seed in seeds]
         kept = [d for d in made if d.success]
         if not kept:
-            raise DataError(f'none of {len(made)} episodes succeeded; give a better --policy')
+            raise DataError(f'none of {len(made)} episodes succeeded; give a better --policy or '
+                            'more --episodes')
         path = self.folder / 'demonstrations.npz'
         write_dataset(path, kept)
         return {'file': str(path), 'episodes': len(made), 'kept': len(kept),
-                'rows': sum(len(d.action) for d in kept), 'collection': dataclasses.asdict(
-                    self.what)}
+                'rows': sum(len(d.streams()['action']) for d in kept), 'collection': self.about}
 
-    def _read(self, seed: int) -> Demonstration:
+    def _read(self, seed: int) -> Shown:
         with np.load(self.path(seed)) as file:
             parts = {name: file[name] for name in file.files}
-        return Demonstration(int(parts['seed']), parts['images'], parts['state'],
-                             parts['action'], float(parts['coverage']))
+        return self.what.read({name: value if value.ndim else value.item()
+                               for name, value in parts.items()})

@@ -1,0 +1,106 @@
+"""Demonstrations of the arm by its scripted expert, which is shaken while it works.
+
+What is recorded is what the expert wants, what is carried out is that and noise, so that the data
+show how to come back (Laskey et al. 2017, DART).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffusion_policy_rt.sim.arm import Arm
+from diffusion_policy_rt.sim.arm_expert import Expert
+from diffusion_policy_rt.sim.tasks import ARM
+
+_MEMORY = 0.7
+"""How much of the noise stays from step to step."""
+_AFTER = 4
+"""Control steps that are shown after the task is done."""
+
+
+@dataclass(frozen=True)
+class ArmDemonstration:
+    """One episode: T rows, each before its action."""
+
+    seed: int
+    front: np.ndarray
+    """uint8 [T, 96, 96, 3] RGB."""
+    wrist: np.ndarray
+    """Likewise."""
+    state: np.ndarray
+    """float32 [T, 8], in the order of the task's joints."""
+    action: np.ndarray
+    """Likewise: their targets."""
+    keypoint_front: np.ndarray
+    """float32 [T, 3, 2]: where can, grip and goal are, in 0..1 of the image."""
+    keypoint_wrist: np.ndarray
+    """Likewise."""
+    progress: float
+    """The best."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the can was put onto the goal."""
+        return self.progress > ARM.success
+
+    def streams(self) -> dict[str, np.ndarray]:
+        """Return the rows by the name that the data set gives them."""
+        return {name: value for name, value in dataclasses.asdict(self).items()
+                if isinstance(value, np.ndarray)}
+
+
+@dataclass(frozen=True)
+class ArmCollection:
+    """What is collected, and how."""
+
+    noise: float = 0.01
+    """Standard deviation of the noise on each angle [rad]."""
+    seed: int = 1
+    """Of the noise; episode i starts from a seed of its own."""
+
+    def about(self) -> dict[str, Any]:
+        """Return what the episodes depend on but their seeds, as JSON data."""
+        return {'task': ARM.name, **dataclasses.asdict(self)}
+
+    def collector(self) -> ArmCollector:
+        """Return what runs the episodes, in the process that calls."""
+        return ArmCollector(self)
+
+    def read(self, parts: dict[str, Any]) -> ArmDemonstration:
+        """Return the demonstration that was kept as these arrays."""
+        return ArmDemonstration(**parts)
+
+
+class ArmCollector:
+    """One process's simulator and expert."""
+
+    def __init__(self, what: ArmCollection) -> None:
+        self.what, self.arm = what, Arm()
+        self.expert = Expert(self.arm)
+
+    def episode(self, seed: int) -> ArmDemonstration:
+        """Run the episode of `seed` until a little after its end."""
+        arm, rng = self.arm, np.random.default_rng((self.what.seed, seed))
+        arm.reset(seed)
+        rows: list[dict[str, np.ndarray]] = []
+        noise, done, best = np.zeros(len(ARM.joints)), 0, 0.0
+        while len(rows) < ARM.max_steps and done < _AFTER:
+            wanted = self.expert.target()
+            rows.append(self._row(wanted))
+            noise[:-1] = _MEMORY * noise[:-1] + (1 - _MEMORY**2)**0.5 * rng.normal(
+                0, self.what.noise, len(noise) - 1)
+            arm.step(wanted + noise)
+            best = max(best, arm.progress())
+            done += best > ARM.success
+        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return ArmDemonstration(seed=seed, progress=best, **columns)
+
+    def _row(self, wanted: np.ndarray) -> dict[str, np.ndarray]:
+        points = {f'keypoint_{camera}': self.arm.keypoints(camera).astype(np.float32)
+                  for camera in ARM.cameras}
+        return {**{camera: ARM.look(self.arm, camera) for camera in ARM.cameras}, **points,
+                'state': self.arm.state.astype(np.float32), 'action': wanted.astype(np.float32)}
