@@ -199,6 +199,35 @@ def test_a_bag_is_read_no_farther_than_it_is_replayed(tmp_path):
     assert read[0] == 600 and max(ahead) < 15
 
 
+def test_a_replay_encodes_as_the_node_does_and_pays_for_what_it_encodes(tmp_path, exported):
+    pytest.importorskip('onnxruntime', reason='encoders run by layers on ONNX Runtime')
+    from diffusion_policy_rt.engines.load import load_engine
+    from diffusion_policy_rt.runtime.caches import CacheRules
+    from diffusion_policy_rt.runtime.tiles import TileRule
+    bundle, found = exported('keypoint_mlp', 'edm')[0], []
+    for k in range(8):  # a camera that stands still, and one that moves
+        stamp = START + k * STEP
+        for name, seen in (('front', START), ('wrist', stamp)):
+            message = bags.image(bags.TYPES, stamp, name, (45, 57))
+            message.data = bags.image_at(name, seen, (45, 57)).reshape(-1)
+            found.append((f'/camera/{name}/image_raw', bags.IMAGE, stamp + MS, message))
+        found.append((bags.STATE, bags.JOINTS, stamp + MS, bags.joints(bags.TYPES, stamp)))
+    path, runs = bags.write(tmp_path / 'bag', found), []
+    for tiles in (False, True):
+        file, chosen = io.StringIO(), LoopSettings(max_steps=1, n_action_steps=1)
+        how = Conditions(chosen, modelled('4ms,encode=3ms', 1), caches=CacheRules(
+            tiles={c.name: TileRule(tiles) for c in bundle.spec.cameras}))
+        with Bag(path) as bag:
+            sources = map_topics(Inputs.of(bundle.spec), bag.topics, {})
+            outcome = Replay(bundle.spec, load_engine(bundle, 'onnxruntime'), sources, how,
+                             Trail(file, Matcher(chosen.period_ns))).run(bag)
+        lines = [json.loads(line) for line in file.getvalue().splitlines()]
+        runs.append((outcome.sha256, sum(line['encoded'] for line in lines),
+                     {line['encode_s'] for line in lines if line['asked']}))
+    assert runs[0][0] == runs[1][0] and runs[0][1] - runs[1][1] == 7
+    assert runs[0][2] == runs[1][2] == {0.003}
+
+
 # -- faults --------------------------------------------------------------------------------------
 
 def test_faults_of_no_size_change_nothing(plain):

@@ -27,6 +27,7 @@ from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.events import RESET, STOP, Event as NodeEvent
 from diffusion_policy_rt.ros.intake import Intake
 from diffusion_policy_rt.runtime.arrivals import Arrivals
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.guard import StreamRule
@@ -54,6 +55,7 @@ class Conditions:
     """Whether actions are velocities."""
     limits: Limits | None = None
     rules: Mapping[str, StreamRule] | None = None
+    caches: CacheRules | None = None
     digest: str = ''
     """Of the policy: a recording of its own run is done again plan by plan."""
 
@@ -94,6 +96,10 @@ class Replay:
         self.engine = ChargedEngine(engine, self.timeline)
         self.loop = PolicyLoop(spec, self.engine, how.settings, self.timeline, how.seed,
                                how.limits, how.velocity, how.rules)
+        if how.caches is not None:
+            self.loop.keep(how.caches)
+        self.loop.tiling.prove()
+        self.engine.encoded = 0
         how.charge.prime(self.loop.latencies, how.settings.allowed_steps(spec), how.seed)
         self.outcome = Outcome()
         self._complaints = Complaints(self.outcome.notes.append, lambda told: None)

@@ -18,7 +18,7 @@ import numpy as np
 
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.planner import Planner
-from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.ports import Engine, Staged, StagedEngine
 
 
 class Event(NamedTuple):
@@ -156,11 +156,27 @@ class ChargedEngine:
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
         """Encode as the engine does; the first frame of a plan pays for all of them."""
         latent = self._engine.encode(camera, image)
+        self._pay_encoding()
+        return latent
+
+    def staged(self, camera: str) -> Staged | None:
+        """Return the engine's encoder as its layers, whose head pays as `encode` does."""
+        own = self._engine.staged(camera) if isinstance(self._engine, StagedEngine) else None
+        if own is None:
+            return None
+
+        def head(x: np.ndarray) -> np.ndarray:
+            latent = own.head(x)
+            self._pay_encoding()
+            return latent
+
+        return Staged(own.stages, head)
+
+    def _pay_encoding(self) -> None:
         self.encoded += 1
         encode, once, call = self.costs
         self.costs = (0, once, call)
         self._timeline.spend(encode)
-        return latent
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:
