@@ -152,7 +152,8 @@ def action_params(names: Iterable[str], low: Iterable[float],
             Param(f'limits.{name}.min_position', float(lo), 'Lowest value published [unit].'),
             Param(f'limits.{name}.max_position', float(hi), 'Highest value published [unit].'),
             Param(f'limits.{name}.max_velocity', INF,
-                  'Largest rate of change published, from the measured state on [unit/s].')]
+                  'Largest rate of change published, from the measured state on; of a velocity, '
+                  'whose rate is an acceleration, from the last one published on [unit/s].')]
     return params
 
 
