@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 
 import bags
 import numpy as np
@@ -102,6 +103,21 @@ def test_a_late_plan_serves_the_ticks_after_it_and_none_before(plain):
     lines, _ = replay(plain, '130ms')
     first = next(line for line in lines if line['action'] is not None)
     assert first['due_ns'] - first['observed_ns'] > 130 * MS and first['rung'] == 'chunk'
+
+
+def test_a_plan_that_takes_no_time_is_made_without_changing_threads(plain, monkeypatch):
+    denoise, threads = FakeEngine.denoise, set()
+
+    def seen(self, *more):
+        threads.add(threading.current_thread().name)
+        return denoise(self, *more)
+
+    monkeypatch.setattr(FakeEngine, 'denoise', seen)
+    own, _ = threading.current_thread().name, replay(plain, '0')
+    assert threads == {own}
+    threads.clear()
+    replay(plain, '1ms')
+    assert threads == {'planner'}
 
 
 @pytest.mark.parametrize('latency, plan_s', [('12ms', 0.012), ('call=2ms,encode=3ms', 0.011)])

@@ -160,8 +160,9 @@ class Replay:
         self._planner = VirtualPlanner(loop, self.timeline, self._begin_plan)
         return self._planner
 
-    def _begin_plan(self, now_ns: int) -> None:
+    def _begin_plan(self, now_ns: int) -> bool:
         self.engine.costs = self._how.charge.draw(self._how.seed, now_ns)
+        return any(self.engine.costs)
 
     def _events(self, first: Arrival, part: Iterator[Arrival], start: int) -> Iterator[Event]:
         for arrival in _and(first, part):

@@ -119,10 +119,14 @@ class _Done(threading.Event):
 
 
 class VirtualPlanner(Planner):
-    """The planner's thread, taking turns with the driver's."""
+    """The planner's thread, taking turns with the driver's.
+
+    `begin` is told the instant of a plan, and returns whether it takes time. One that takes none
+    is made in the driver's thread: changing threads costs more than all else around a plan.
+    """
 
     def __init__(self, loop: PolicyLoop, timeline: VirtualTimeline,
-                 begin: Callable[[int], None]) -> None:
+                 begin: Callable[[int], bool]) -> None:
         super().__init__(loop)
         self._timeline, self._begin = timeline, begin
         self.done = _Done(timeline)
@@ -132,7 +136,10 @@ class VirtualPlanner(Planner):
     def ask(self, now_ns: int, budget_ns: int) -> None:
         """Start a plan; it observes before this returns, and is done in its own time."""
         self.asked_ns = now_ns
-        self._begin(now_ns)
+        if not self._begin(now_ns):
+            self._request, self.offered = (now_ns, budget_ns), None
+            self._plan()
+            return
         ask = super().ask
         self._timeline.lend(lambda: ask(now_ns, budget_ns))
 
