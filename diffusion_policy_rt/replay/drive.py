@@ -24,7 +24,7 @@ from diffusion_policy_rt.replay.virtual import (
     ChargedEngine, Event, VirtualPlanner, VirtualTimeline)
 from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.ros.complaints import Complaints
-from diffusion_policy_rt.ros.events import RESET, STOP, Event as NodeEvent
+from diffusion_policy_rt.ros.events import PLAN, RESET, STOP, Event as NodeEvent, driver_event
 from diffusion_policy_rt.ros.intake import Intake
 from diffusion_policy_rt.runtime.arrivals import Arrivals
 from diffusion_policy_rt.runtime.caches import CacheRules
@@ -70,6 +70,8 @@ class Watchers:
     """The policy took in a frame."""
     tick: Callable[[int, int, np.ndarray, Tick], None] = lambda due, now, actions, tick: None
     """A tick due at .. published [K, A] at ..."""
+    event: Callable[[int, NodeEvent], None] = lambda now, event: None
+    """At .. the node would have told this of its run."""
 
 
 @dataclass
@@ -150,7 +152,8 @@ class Replay:
         self.loop.reset()
         self.loop.guard.rearm()
         driver = self._driver = AlignedDriver(
-            self.loop, self.timeline, self._publish, self._on_tick, self._on_reason, self._plans)
+            self.loop, self.timeline, self._publish, self._on_tick, self._on_reason, self._plans,
+            on_event=self._on_event)
         driver.recording = self._recording
         self.timeline.play(start, self._events(first, part, start))
         driver.run()
@@ -218,6 +221,10 @@ class Replay:
 
     def _on_reason(self, reason: str) -> None:
         self._reason = reason
+
+    def _on_event(self, kind: str, at_ns: int) -> None:
+        newest = self.loop.looked if kind == PLAN else {}
+        self._watchers.event(self.timeline.now_ns(), driver_event(kind, at_ns, newest))
 
     def _on_tick(self, tick: Tick) -> None:
         now, settings = self.timeline.now_ns(), self._how.settings

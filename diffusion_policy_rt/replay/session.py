@@ -131,7 +131,7 @@ def _write(bundle: Bundle, bag: Bag, sources: Sources, engine: Engine, how: Cond
         tick = stack.enter_context(_output(wish, bundle, folder)) if wish.write_bag else None
         watchers = Watchers(_progress(stack, bag, sources), thumbs.note)
         if tick is not None:
-            watchers.tick = tick.write
+            watchers.tick, watchers.event = tick.write, tick.event
         outcome = Replay(spec, engine, sources, how, trail, watchers).run(bag)
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     result = {
