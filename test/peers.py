@@ -1,5 +1,6 @@
 """One process of a sharded run, and how the tests start several."""
 
+import contextlib
 import json
 import os
 import socket
@@ -41,20 +42,27 @@ def results(ended):
     return [json.loads(out.splitlines()[-1]) for _, out, _ in ended]
 
 
-def objective():
-    """Return the objective of all these runs: a tiny transformer on random chunks."""
+def objective(building=None):
+    """Return the objective of all these runs: a tiny transformer on random chunks.
+
+    Its policy is built in the context `building`, with the weights that it then has.
+    """
     import torch
 
     from diffusion_policy_rt.model.policy import Policy
     from diffusion_policy_rt.train.objectives import LatentObjective
 
     spec, rng = tiny_spec(), np.random.default_rng(0)
-    policy = Policy(spec, TRANSFORMER)
-    stirred(policy.denoiser)
+    torch.manual_seed(0)
+    with building or contextlib.nullcontext():
+        policy = Policy(spec, TRANSFORMER)
+    if building is None:
+        stirred(policy.denoiser)
     chunks = rng.standard_normal((ROWS, 8, 2)).astype(np.float32)
     return LatentObjective(
         policy, rng.standard_normal((ROWS, spec.cond_dim), np.float32), chunks,
-        np.arange(ROWS) >= 64, np.full(spec.cond_dim, 0.01), how(), torch.device('cpu'))
+        np.arange(ROWS) >= 64, np.ones(ROWS, bool), np.full(spec.cond_dim, 0.01), how(),
+        torch.device('cpu'))
 
 
 def how(epochs=4):
@@ -97,7 +105,7 @@ def task():
     return Task()
 
 
-def main(out, distil=False, kill=(-1, -1), stop=-1, **strategy):
+def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, **strategy):
     """Run to the end; at step kill[1] process kill[0] dies, at step `stop` all end in order."""
     import torch
 
@@ -108,8 +116,9 @@ def main(out, distil=False, kill=(-1, -1), stop=-1, **strategy):
 
     torch.set_num_threads(1)
     world = join(Strategy(**strategy))
+    given = task() if distil else objective(world.building() if built else None)
     made = (DistillTrainer if distil else Trainer)(
-        task() if distil else objective(), how(), world, 3, Path(out) / 'policy.ckpt', 'run')
+        given, how(), world, 3, Path(out) / 'policy.ckpt', 'run')
     step = made.train_step
 
     def watched():

@@ -19,8 +19,9 @@ DEFAULTS = {param.name: param.default for param in EVERY}
 DOCS = Path(__file__).parent.parent / 'docs' / 'parameters.md'
 LIVE = {'control_rate', 'deadline', 'min_steps', 'max_steps', 'observation_timeout',
         'action_timeout', 'max_camera_skew', 'n_action_steps', 'blend_steps', 'cache.capacity',
-        'enable_output', *(f'cache.{camera}.{field}' for camera in ('front', 'wrist')
-                           for field in ('tiles', 'threshold', 'max_age'))}
+        'cache.condition', 'cache.blocks', 'enable_output',
+        *(f'cache.{camera}.{field}' for camera in ('front', 'wrist')
+          for field in ('tiles', 'threshold', 'max_age'))}
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """TensorRT's 8-bit form: symmetric, explicit, stored in int8, and what torch computed."""
 
+import copy
+
 import numpy as np
 import pytest
 from fakes import MODELS
@@ -70,6 +72,15 @@ def test_the_bundle_tells_how_far_it_may_be_from_the_fp32_networks(made):
     worst, tolerance = deviation(bundle, TorchNetworks(quantized))
     assert 0 < worst <= tolerance < 0.5
     assert deviation(bundle, TorchNetworks(policy))[0] < 1e-4
+
+
+def test_layers_of_equal_weights_are_each_stored_in_int8(exported):
+    policy = copy.deepcopy(exported('keypoint_mlp', 'edm')[1])
+    policy.denoiser.layers[1].load_state_dict(policy.denoiser.layers[0].state_dict())
+    graph = qdq.qdq_graphs(qdq.quantize_policy(policy, {
+        part: feeds(policy.spec, part, 2) for part in PARTS}))['denoiser'].graph
+    held = {i.name for i in graph.initializer}
+    assert {f'layers.{i}.first.weight_quantized' for i in range(2)} <= held
 
 
 def test_torch_runs_it_dequantized(made):

@@ -1,5 +1,6 @@
 """Quantized graphs compute what they should, in the type that they claim, from what is stored."""
 
+import copy
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ torch = pytest.importorskip('torch', reason='quantizing starts from torch module
 onnx = pytest.importorskip('onnx', reason='graphs are rewritten by onnx')
 
 from safetensors.numpy import load_file, save_file  # noqa: E402
+from safetensors.torch import save_file as torch_save  # noqa: E402
 
 from diffusion_policy_rt.engines import cpu, executed, onnx_engine  # noqa: E402
 from diffusion_policy_rt.engines.bundle import WEIGHTS, read_bundle, write_bundle  # noqa: E402
@@ -21,6 +23,7 @@ from diffusion_policy_rt.engines.weights import check_scales, read_header  # noq
 from diffusion_policy_rt.errors import BundleError, EngineError  # noqa: E402
 from diffusion_policy_rt.model.policy import Policy  # noqa: E402
 from diffusion_policy_rt.runtime.ports import Layer  # noqa: E402
+from diffusion_policy_rt.train.export import export_bundle  # noqa: E402
 from diffusion_policy_rt.train.quantize import forms  # noqa: E402
 from diffusion_policy_rt.train.quantize.choose import Trial, choose, relative_error  # noqa: E402
 from diffusion_policy_rt.train.quantize.forms import FP32, Form, layers, quantize  # noqa: E402
@@ -117,6 +120,22 @@ def test_a_quantized_bundle_holds_each_weight_once_and_in_8_bits(quantized, mode
             graph = onnx.load(str(bundle.path(name)), load_external_data=False).graph
             assert all(np.prod(i.dims) < 300 for i in graph.initializer if not i.external_data)
     assert bundle.dtypes['denoiser'] == f'int8-{form.kind}'
+
+
+@pytest.mark.parametrize('form', [DYNAMIC, WEIGHTS_ONLY, STATIC])
+def test_layers_of_equal_weights_are_each_quantized(exported, tmp_path, form):
+    policy, config = copy.deepcopy(exported('keypoint_mlp', 'edm')[1]), MODELS['keypoint_mlp']
+    policy.denoiser.layers[1].load_state_dict(policy.denoiser.layers[0].state_dict())
+    source = export_bundle(policy, config, tmp_path / 'fp32', {})
+    split = make_parts(source, {name: feeds(policy.spec, name)
+                                for name in ('encoder_front', 'encoder_wrist', 'denoiser')})
+    split[2].form = form
+    made = write(source, split, {part.name: [] for part in split}, tmp_path / 'q', {})
+    ran = {layer.name: layer.dtype for layer in load_engine(made, 'onnxruntime').executed[
+        'denoiser']}
+    assert {'layers.0.first', 'layers.1.first'} <= ran.keys() and set(ran.values()) == {'int8'}
+    stored = read_header(made.path(WEIGHTS))[0]
+    assert stored['denoiser.layers.1.first.weight'].dtype == 'I8'
 
 
 def test_the_engine_says_that_a_quantized_bundle_ran_in_int8(quantized):
@@ -372,8 +391,30 @@ def test_a_checkpoint_that_is_damaged_or_incomplete_is_refused(exported, tmp_pat
 
 def test_a_format_that_packs_several_values_in_a_byte_is_refused(exported, tmp_path):
     _, policy = exported('keypoint_mlp', 'edm')
-    with pytest.raises(BundleError, match='NVFP4 is not read; use one of FP8'):
-        read_checkpoint(export_like_modelopt(policy, tmp_path / 'c', 'NVFP4'), policy)
+    with pytest.raises(BundleError, match='W4A16_AWQ is not read; use one of FP8'):
+        read_checkpoint(export_like_modelopt(policy, tmp_path / 'c', 'W4A16_AWQ'), policy)
+
+
+def test_modelopt_s_own_4_bit_numbers_are_read(tmp_path):
+    nvfp4 = pytest.importorskip('modelopt.torch.quantization.qtensor.nvfp4_tensor',
+                                reason='modelopt is not installed').NVFP4QTensor
+    net = torch.nn.Sequential(torch.nn.Linear(64, 24), torch.nn.Linear(24, 3))
+    weight = net[0].weight.detach()
+    packed, factors, whole = nvfp4.quantize(weight.clone(), 16)
+    held = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    path = tmp_path / 'model.safetensors'
+    torch_save(held | {'0.weight': packed._quantized_data, '0.weight_scale': factors,
+                       '0.weight_scale_2': whole, '0.input_scale': torch.ones(1)}, path)
+    read = read_weights(path, net)
+    expected = packed.dequantize(torch.float32, scale=factors, double_scale=whole,
+                                 block_sizes={-1: 16})
+    torch.testing.assert_close(read['0.weight'], expected)
+    assert 0 < relative_error(expected.numpy(), weight.numpy()) < 0.2
+    short = factors[:, :3].clone()
+    torch_save(held | {'0.weight': packed._quantized_data, '0.weight_scale': short,
+                       '0.weight_scale_2': whole}, path)
+    with pytest.raises(BundleError, match='weight_scale has shape'):
+        read_weights(path, net)
 
 
 def test_the_checkpoint_of_another_policy_is_refused_by_what_does_not_fit(exported, tmp_path):

@@ -14,7 +14,7 @@ from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay.charge import Charge, modelled, recorded
 from diffusion_policy_rt.replay.drive import Conditions, Replay, Watchers
 from diffusion_policy_rt.replay.faults import Arrival, Fault
-from diffusion_policy_rt.replay.mapping import map_topics, parse
+from diffusion_policy_rt.replay.mapping import Inputs, map_topics, parse
 from diffusion_policy_rt.replay.measures import figures
 from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.streams import segments
@@ -33,9 +33,9 @@ def replay(path, latency='0', faults=(), seed=0, told=(), spec=None, watchers=No
     chosen = LoopSettings(**changes)
     charge = latency if isinstance(latency, Charge) else modelled(latency, 4)
     how = Conditions(chosen, charge, seed, tuple(Fault.parse(f, STREAMS) for f in faults))
-    trail = Trail(file, Matcher(chosen.period_ns // 2))
+    trail = Trail(file, Matcher(chosen.period_ns))
     with Bag(path) as bag:
-        sources = map_topics(spec, bag.topics, parse(told))
+        sources = map_topics(Inputs.of(spec), bag.topics, parse(told))
         outcome = Replay(spec, FakeEngine(spec), sources, how, trail, watchers).run(bag)
     return [json.loads(line) for line in file.getvalue().splitlines()], outcome
 

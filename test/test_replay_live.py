@@ -11,12 +11,16 @@ rclpy = pytest.importorskip('rclpy', reason='playing needs ROS 2')
 pytest.importorskip('onnxruntime', reason='the shipped policy runs on ONNX Runtime')
 
 from lifecycle_msgs.msg import Transition  # noqa: E402
-from ros_rig import Process  # noqa: E402
+from ros_rig import Process, drive  # noqa: E402
+from sensor_msgs.msg import Image, JointState  # noqa: E402
+from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 from test_cli_replay import pusht, replay  # noqa: E402, F401  (a fixture)
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
-from diffusion_policy_rt.ros.bag import read_bag  # noqa: E402
+from diffusion_policy_rt.ros.bag import BagWriter, read_bag  # noqa: E402
 from diffusion_policy_rt.ros.processes import change_state  # noqa: E402
-from diffusion_policy_rt.runtime.trace import read_values  # noqa: E402
+from diffusion_policy_rt.ros.recorder import Topic, record  # noqa: E402
+from diffusion_policy_rt.runtime.trace import Rung, read_values  # noqa: E402
 
 
 class Running(Process):
@@ -80,3 +84,53 @@ def test_live_and_offline_agree_on_what_was_seen_and_done(pusht, tmp_path):  # n
             np.testing.assert_array_equal(near[-k:], offline[stamp][-k:])
             compared += 1
     assert compared >= 5
+
+
+def recorded(robot, bag):
+    """Record all that a run needs to be done again."""
+    topics = [Topic(f'/camera/{name}/image_raw', Image, reliable=False) for name in robot.cameras]
+    topics += [Topic('/joint_states', JointState, reliable=False),
+               Topic('/policy/action', JointTrajectory),
+               Topic('/policy/timing', Float64MultiArray), Topic('/policy/events', String),
+               Topic('/policy/policy_info', String, latched=True)]
+    return record(robot, topics, bag, lambda: robot.get_clock().now().nanoseconds)
+
+
+def fresh(robot, count):
+    wanted = sum(t.rung == Rung.FRESH for t in robot.ticks) + count
+    robot.until(lambda: sum(t.rung == Rung.FRESH for t in robot.ticks) >= wanted, 'fresh plans')
+
+
+def test_a_recorded_run_is_done_again_through_resets_and_stops(robot, make_node, tmp_path):
+    with BagWriter(tmp_path / 'bag') as bag:
+        recorded(robot, bag)
+        node = drive(robot, make_node, control_rate=10.0, deadline=0.09, min_steps=1, max_steps=1,
+                     n_action_steps=2, enable_output=True)
+        for orders in (['reset'], ['reset'], ['stop', 'start'], ['reset'], ['stop']):
+            fresh(robot, 3)
+            for order in orders:
+                assert robot.trigger(order).success
+        robot.more(robot.diagnostics, 1)
+    result = replay(tmp_path / 'bag', tmp_path / 'again', '--no-bag', '--policy',
+                    node.get_parameter('policy').value,
+                    '--steps', '1', '--rate', '10', '--deadline', '0.09', '--set',
+                    'n_action_steps=2')
+    lines = [json.loads(line) for line in Path(result['trace']).read_text().splitlines()]
+    again = {tuple(line['action']) for line in lines if line['action']}
+    told = [json.loads(m.data.data) for m in read_bag(tmp_path / 'bag', '/policy/events')]
+    holds = [event['held'] for event in told if event['held']]
+    ticks = [read_values(m.data.data) for m in read_bag(tmp_path / 'bag', '/policy/timing')]
+    actions = [chunk[0].tolist() for _, chunk in tails(tmp_path / 'bag')]
+    answers = iter([action for action in actions if action not in holds])
+    compared, prompt = 0, False
+    for tick in ticks:
+        if tick.rung == Rung.STOP:
+            continue
+        prompt = tick.rung == Rung.FRESH or prompt and tick.rung == Rung.CHUNK
+        action = tuple(next(answers))
+        if prompt:  # no deadline interfered
+            assert action in again, tick
+            compared += 1
+    assert compared >= 15 and any('made from there' in note for note in result['notes'])
+    assert [event['kind'] for event in told if event['kind'] not in ('plan', 'align')] == [
+        'start', 'reset', 'reset', 'stop', 'start', 'reset', 'stop']

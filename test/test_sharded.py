@@ -1,5 +1,6 @@
 """Sharded runs are the run of one process: their curves, their result, killed and resumed."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_two_processes_with_half_of_the_weights_each_are_one(tmp_path, distil):
     for result in peers.results(peers.finish(running)):
         check(tmp_path, result, expected, whole)
         assert 0.4 < result['held'] / result['all'] < 0.6
+
+
+def test_a_network_that_is_spread_while_it_is_built_is_the_one_built_whole(tmp_path):
+    running = peers.start(2, tmp_path, shard=True, built=True)
+    made = Trainer(peers.objective(contextlib.nullcontext()), peers.how(),
+                   World(0, 1, torch.device('cpu'), Strategy()), 3, tmp_path / 'alone.ckpt', 'run')
+    whole = made.run('test')
+    for result in peers.results(peers.finish(running)):
+        check(tmp_path, result, made, whole)
 
 
 def test_a_killed_run_says_so_and_goes_on_in_one_process_and_then_in_four(tmp_path):

@@ -31,8 +31,8 @@ def latent_objective(seed):
     rng = np.random.default_rng(0)
     return LatentObjective(
         Policy(SPEC, KEYPOINT_MLP), rng.standard_normal((ROWS, SPEC.cond_dim), np.float32),
-        rng.standard_normal((ROWS, 8, 2), np.float32), HELD_OUT, np.full(SPEC.cond_dim, 0.01),
-        HOW, CPU)
+        rng.standard_normal((ROWS, 8, 2), np.float32), HELD_OUT, np.ones(ROWS, bool),
+        np.full(SPEC.cond_dim, 0.01), HOW, CPU)
 
 
 def pixel_objective(seed):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import extra, positive, provenance, table, write_json
@@ -18,8 +19,9 @@ DTYPES = ('fp32', CONVOLUTIONS, 'int8-dynamic', 'int8-weight-only', 'int8-static
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--what', choices=(*PARTS, 'cache', 'node'),
-                        help='what to measure (default: denoiser, encoder and plan)')
+    parser.add_argument('--what', choices=(*PARTS, 'fused', 'cache', 'node'),
+                        help='what to measure (default: denoiser, encoder and plan); fused: all '
+                             'steps as one graph, against one call per step')
     parser.add_argument('--policy', action='append', metavar='P',
                         help='bundle folder, or the name of a shipped bundle; may be repeated '
                              '(default pusht)')
@@ -36,8 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='base: parameters of a transformer or dit (default 250M)')
     parser.add_argument('--cameras', type=positive, default=1, metavar='N',
                         help='base: number of cameras (default 1)')
-    parser.add_argument('--image', type=positive, default=96, metavar='PX',
-                        help='base: rows and columns of an image (default 96)')
+    parser.add_argument('--image', type=positive, metavar='PX',
+                        help='base: rows and columns of an image (default 96); cache: the '
+                             'policy\'s networks on images of this size (default: its own)')
     parser.add_argument('--horizon', type=positive, default=16, metavar='H',
                         help='base: actions in a chunk, a multiple of 4 (default 16)')
     parser.add_argument('--engine', action='append', metavar='E',
@@ -51,15 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='threads; may be repeated (default: 1)')
     parser.add_argument('--repeats', type=positive, default=200, metavar='R',
                         help='measurements of each row, rows taking turns (default 200)')
-    parser.add_argument('--plot', metavar='FILE.png', help='draw the rows')
+    parser.add_argument('--plot', metavar='FILE.png',
+                        help='draw the rows; cache: frames with the tiles that changed')
     parser.add_argument('--seconds', type=positive, default=20, metavar='S',
                         help='node: how long to measure each image size (default 20)')
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    if args.what in ('node', 'cache') and args.plot:
-        raise DprtError(f'--plot draws engines; --what {args.what} has other rows')
+    if args.what in ('fused', 'node') and args.plot:
+        raise DprtError(f'--plot draws engines and tiles; --what {args.what} has other rows')
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
@@ -73,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         rows = bench_engines(args)
     print(table(rows))
-    if args.plot:
+    if args.plot and args.what != 'cache':
         with extra('--plot', 'demo'):
             from diffusion_policy_rt.replay.bench_plot import write_plot
         write_plot(Path(args.plot), rows)
@@ -82,25 +86,54 @@ def run(args: argparse.Namespace) -> None:
 
 def bench_caches(args: argparse.Namespace) -> list[dict]:
     """Measure the caches on trained bundles."""
-    from diffusion_policy_rt.replay.bench_cache import bench_cache
+    with extra('--what cache', 'demo'):
+        from diffusion_policy_rt.replay.bench_cache import bench_cache
+        from diffusion_policy_rt.replay.tile_picture import write_tiles
 
     if args.size != 'small':
         raise DprtError('--what cache measures bundles; give them by --policy')
-    return [row for steps in args.steps or [1] for threads in args.threads or [1]
-            for row in bench_cache(args.policy or ['pusht'], args.engine or ['auto'], steps,
-                                   threads, args.repeats)]
+    with tempfile.TemporaryDirectory() as folder:
+        policies = at_size(args.policy or ['pusht'], args.image, Path(folder))
+        if args.plot:
+            write_tiles(Path(args.plot), policies[0])
+        return [row for steps in args.steps or [1] for threads in args.threads or [1]
+                for row in bench_cache(policies, args.engine or ['auto'], steps, threads,
+                                       args.repeats)]
+
+
+def at_size(policies: Sequence[str], image: int | None, folder: Path) -> list[str]:
+    """Return the bundles; of another image size where one is asked for, written to `folder`."""
+    if image is None:
+        return list(policies)
+    with extra('--image', 'train'):
+        from diffusion_policy_rt.train.base import resize
+    from diffusion_policy_rt.engines.bundle import read_bundle
+
+    return [str(resize(read_bundle(policy), image, folder / str(number)).folder)
+            for number, policy in enumerate(policies)]
 
 
 def bench_engines(args: argparse.Namespace) -> list[dict]:
     """Measure the engines on a trained bundle, or on the base network with random weights."""
     from diffusion_policy_rt.replay.bench import bench
 
+    steps, threads = args.steps or [1, 2, 4, 8], args.threads or [1]
+    if args.what == 'fused':
+        with extra('--what fused', 'train'):
+            from diffusion_policy_rt.replay.bench_fused import bench_fused
+        return measured(args, lambda policies: bench_fused(
+            policies, steps, threads, args.repeats))
     parts = (args.what,) if args.what else PARTS
-    options = (parts, args.engine, args.steps or [1, 2, 4, 8], args.threads or [1], args.repeats)
+    return measured(args, lambda policies: bench(
+        policies, parts, args.engine, steps, threads, args.repeats))
+
+
+def measured(args: argparse.Namespace, measure: Callable[[list[str]], list[dict]]) -> list[dict]:
+    """Return the rows that `measure` makes of the bundles that were asked for."""
     if args.size == 'small':
-        return bench(args.policy or ['pusht'], *options)
+        return measure(args.policy or ['pusht'])
     with tempfile.TemporaryDirectory() as folder:
-        return bench(write_sizes(args, Path(folder)), *options)
+        return measure(write_sizes(args, Path(folder)))
 
 
 def write_sizes(args: argparse.Namespace, folder: Path) -> list[str]:
@@ -110,7 +143,7 @@ def write_sizes(args: argparse.Namespace, folder: Path) -> list[str]:
             DENOISER, base_spec, quantize_base, transformer, write_base)
         from diffusion_policy_rt.train.plan import parse_count
 
-    spec = base_spec(args.cameras, args.image, args.horizon)
+    spec = base_spec(args.cameras, args.image or 96, args.horizon)
     net = DENOISER if args.denoiser == 'unet' else transformer(
         args.denoiser, parse_count(args.params), args.horizon)
     source, folders = write_base(folder / 'fp32', spec, denoiser=net), []

@@ -59,10 +59,10 @@ def add_seed(parser: argparse.ArgumentParser, default: int = 0) -> None:
                         help=f'seed of all random choices (default {default})')
 
 
-def add_data(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add --data, which may be given several times."""
-    parser.add_argument('--data', required=True, action='append', metavar='DIR',
-                        help=f'{what}; may be given several times')
+def add_data(parser: argparse.ArgumentParser, what: str, *others: str) -> None:
+    """Add --data, which may be given several times, and by other names too."""
+    parser.add_argument('--data', *others, dest='data', required=True, action='append',
+                        metavar='DIR', help=f'{what}; may be given several times')
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,8 @@ from diffusion_policy_rt.cli.common import (
     strategy, write_json)
 
 HELP = 'Distill a policy into one of few steps and write its bundle.'
-NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow')
+NAMES = ('consistency', 'dmd2', 'onedp-s', 'onedp-d', 'meanflow', 'fastgen-cm', 'fastgen-scm',
+         'fastgen-meanflow', 'fastgen-fdistill', 'fastgen-dmd2')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser, 'the demonstrations that the teacher was trained on')
     parser.add_argument('--method', choices=NAMES, default='onedp-s',
                         help='trajectory: consistency; distribution: dmd2, onedp-s, onedp-d; '
-                             'without the teacher: meanflow (default onedp-s)')
+                             'without the teacher: meanflow; fastgen-...: methods of NVIDIA\'s '
+                             'FastGen, which must be installed (default onedp-s)')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='YAML file (default config/recipes/distill_METHOD.yaml)')
     parser.add_argument('--epochs', type=natural, default=0, metavar='N',

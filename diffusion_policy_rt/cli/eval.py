@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--record', action='store_true',
                         help='keep the figures in the bundle, as its measured quality')
     parser.add_argument('--sheet', metavar='FILE.png', help='write a contact sheet of 8 episodes')
+    parser.add_argument('--blocks', action='store_true',
+                        help='keep branches of the denoiser between the calls of a plan, as '
+                             'dprt cache found')
     add_rivals(parser)
 
 
@@ -55,13 +58,13 @@ def run(args: argparse.Namespace) -> None:
         check_seed(args.seed)
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
                                args.noise_seed, 0, variant(args), demonstrations(args),
-                               args.task)
+                               args.blocks, args.task)
     if args.sheet:
         steps = evaluate.simulated(what).max_steps
         what = dataclasses.replace(what, picture_every=steps // PICTURES)
-    if args.record and (args.sampler or args.modes):
-        raise DprtError('--record keeps what the bundle\'s own schedule reaches; --sampler and '
-                        '--modes do not apply')
+    if args.record and (args.sampler or args.modes or args.blocks):
+        raise DprtError('--record keeps what the bundle\'s own schedule reaches; --sampler, '
+                        '--blocks and --modes do not apply')
     result = run_modes(args, what) if args.modes else run_episodes(args, what)
     write_json(args.json, {**result, 'provenance': provenance()})
 

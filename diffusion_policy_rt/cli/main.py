@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from diffusion_policy_rt import __version__
 from diffusion_policy_rt.errors import DprtError
 
-COMMANDS = ('demo', 'expert', 'train', 'distill', 'quantize', 'export', 'eval', 'table', 'infer',
-            'bench', 'soak', 'replay', 'tune', 'import', 'plan', 'info')
+COMMANDS = ('demo', 'expert', 'train', 'distill', 'quantize', 'cache', 'export', 'eval', 'table',
+            'infer', 'bench', 'soak', 'replay', 'tune', 'import', 'plan', 'info')
 """One module of this package each: `HELP`, `add_arguments(parser)` and `run(args)`."""
 MODULES = {'import': 'import_'}
 """Of the commands whose names Python keeps for itself."""

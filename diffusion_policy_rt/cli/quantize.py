@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HELP = 'Quantize a policy to 8 bits for this machine, and write it with the proof of its fidelity.'
 KINDS = ('auto', 'fp32', 'dynamic', 'static', 'weight-only')
 TENSORRT = 'tensorrt'
+FORMS = ('int8', 'fp8', 'nvfp4')
 GATE_SEED = 350_000
 """First seed of the gate's episodes: no demonstration, no published test seed, and none that a
 checkpoint was chosen on."""
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument('--policy', default='pusht', metavar='P',
                         help='fp32 bundle folder, or the name of a shipped one (default pusht)')
-    add_data(parser, 'demonstrations: calibration and comparison see their images')
+    add_data(parser, 'demonstrations or bags: calibration and comparison see their images',
+             '--calibrate')
     parser.add_argument('--out', required=True, metavar='FOLDER', help='the bundle to write')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='recipe that names the data\'s streams (default: the bundle\'s own)')
@@ -41,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='take the weights from a folder that NVIDIA modelopt exported')
     parser.add_argument('--engine', choices=('onnxruntime', TENSORRT), default='onnxruntime',
                         help='what is to run it: onnxruntime, on a CPU like this one (default), '
-                             'or tensorrt, in int8 with calibrated ranges')
+                             'or tensorrt, on a GPU, in a --form')
+    parser.add_argument('--form', choices=FORMS, default='int8',
+                        help='tensorrt: int8 with calibrated ranges (default), or the denoiser\'s '
+                             'products in fp8 (GPUs from compute capability 8.9) or nvfp4 (10.0)')
     parser.add_argument('--encoder', choices=KINDS, default='auto',
                         help='onnxruntime: form of the encoders (default: by measurement)')
     parser.add_argument('--denoiser', choices=KINDS, default='auto',
@@ -73,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(args.checkpoint) if args.checkpoint else None
         source = reexport(bundle, Path(folder) / 'fp32', checkpoint,
-                          products=args.engine != TENSORRT)
+                          products=args.engine != TENSORRT or args.form != 'int8')
         made, report, parts = quantize(args, bundle, source, Path(folder) / 'int8')
         report |= closed_loop(args, source, made)
         judge(report, args.override)
@@ -87,8 +92,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def refuse_quantized(bundle: Bundle) -> None:
-    """Raise DprtError for a bundle that is in 8 bits already."""
-    if any(str(dtype).startswith('int8') for dtype in bundle.dtypes.values()):
+    """Raise DprtError for a bundle that is quantized already."""
+    if any(str(dtype).startswith(FORMS) for dtype in bundle.dtypes.values()):
         raise DprtError(f'{bundle.folder} is quantized already; give the fp32 bundle that it was '
                         'made from')
 
@@ -113,6 +118,9 @@ def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
             'seed': args.seed}}}
     # compared under observations that nothing was calibrated on
     comparison = Comparison(OnnxEngine(source), spec, seen[count:], args.seed)
+    if args.engine == TENSORRT and args.form != 'int8':
+        return *quantizing.write_float(source, recorder.feeds, args.form, folder, facts,
+                                       comparison), []
     if args.engine == TENSORRT:
         return *quantizing.write_tensorrt(source, recorder.feeds, folder, facts, comparison), []
     parts, engine = quantizing.make_parts(source, recorder.feeds), Patched(source)

@@ -19,7 +19,7 @@ HELP = 'Train a policy on demonstrations and write its bundle.'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_data(parser, 'npz files, a zarr replay buffer, or a LeRobot v2/v3 data set')
+    add_data(parser, 'npz files, a zarr replay buffer, a LeRobot v2/v3 data set, or a bag')
     parser.add_argument('--recipe', default='pusht_small', metavar='R',
                         help='YAML file, or a name in config/recipes (default pusht_small)')
     parser.add_argument('--epochs', type=natural, default=0, metavar='N',

@@ -4,6 +4,8 @@
     weights.safetensors    every tensor, once
     encoder_<camera>.onnx  graphs whose large tensors lie in weights.safetensors
     denoiser.onnx
+    denoiser_level.onnx, denoiser_observed.onnx, denoiser_step.onnx   the same in three parts
+    denoiser_step_<fresh>.onnx   its step where only some branches are computed
     stage_<camera>_<i>.onnx, stage_<camera>_head.onnx   an encoder by layers, where it has them
 """
 
@@ -27,11 +29,14 @@ FORMAT = 1
 MANIFEST = 'policy.json'
 WEIGHTS = 'weights.safetensors'
 SHIPPED = Path(__file__).parent.parent / 'bundles'
+SPLIT = ('denoiser_level', 'denoiser_observed', 'denoiser_step')
+"""The denoiser's parts: of the levels, of the condition, and what every network call runs."""
 HEAD = 'head'
 """In place of its number: what makes the latent of the last layer's output."""
 GEOMETRY = ('extent', 'stride', 'margin')
 """Metadata of a layer's graph: the fields of `runtime.ports.Stage`, in their order."""
-KEYS = ('format', 'spec', 'model', 'files', 'training', 'quality', 'dtypes', 'provenance')
+KEYS = ('format', 'spec', 'model', 'files', 'training', 'quality', 'dtypes', 'provenance',
+        'blocks')
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,19 @@ class Bundle:
     dtypes: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    blocks: Mapping[str, Any] = field(default_factory=dict)
+    """Step count to which branches its calls compute, and what that costs."""
 
     def path(self, name: str) -> Path:
         """Return the path of one of its files; BundleError if it has none of that name."""
         if name not in self.files:
             raise BundleError(f'{self.folder} has no {name}; it holds {", ".join(self.files)}')
         return self.folder / name
+
+
+def masked_part(fresh: str) -> str:
+    """Return the name of the graph of a step that computes some branches, one for each 1."""
+    return f'{SPLIT[2]}_{fresh}'
 
 
 def stage_part(camera: str, stage: int | str) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.weights import Stored, scales
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.runtime.ports import Layer
@@ -17,6 +18,8 @@ INT8_OPS = {'DynamicQuantizeMatMul', 'MatMulInteger', 'MatMulIntegerToFloat', 'M
 """ONNX Runtime's operators whose weights are read, and multiplied, as 8-bit integers."""
 FLOAT_OPS = {'MatMul', 'Gemm', 'Conv', 'FusedMatMul', 'FusedGemm', 'FusedConv'}
 """Its products of floating-point numbers, of the type of their first input."""
+GPU_TYPES = {'fp8': (8, 9), 'nvfp4': (10, 0)}
+"""Types that only GPUs multiply, and from which compute capability on."""
 NAMES = {'float': 'float32', 'double': 'float64'}
 
 
@@ -46,6 +49,19 @@ def layer_name(node: str) -> str:
     """
     path = node.split('/', 1)[0] or node.strip('/')
     return re.sub(r'(_quant|_token_\d+)+$', '', path)
+
+
+def check_types(bundle: Bundle, capability: tuple[int, int] | None = None) -> None:
+    """Raise EngineError for a type that a GPU of this capability, or a CPU, does not multiply."""
+    for part, dtype in bundle.dtypes.items():
+        needed = GPU_TYPES.get(str(dtype))
+        if needed is None or capability is not None and capability >= needed:
+            continue
+        here = 'a CPU' if capability is None else 'a GPU of {}.{}'.format(*capability)
+        raise EngineError(
+            f'{bundle.folder}: the {part} is in {dtype}, which {here} does not multiply; it needs '
+            'engine tensorrt on a GPU of compute capability {}.{}, or '.format(*needed)
+            + 'engine torch, which multiplies by the scales and computes in float32')
 
 
 def summary(layers: Iterable[Layer]) -> str:

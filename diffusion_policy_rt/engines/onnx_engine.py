@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 
 from diffusion_policy_rt.engines.bundle import (
-    GEOMETRY, HEAD, WEIGHTS, Bundle, stage_part)
+    GEOMETRY, HEAD, SPLIT, WEIGHTS, Bundle, masked_part, stage_part)
 from diffusion_policy_rt.engines.cpu import saturates
-from diffusion_policy_rt.engines.executed import check_executed, read_profile, summary
+from diffusion_policy_rt.engines.executed import (
+    check_executed, check_types, read_profile, summary)
 from diffusion_policy_rt.engines.weights import (
     check_scales, part_of, read_header)
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.runtime.blocks import Blockwise, blockwise, names, read_schedules
+from diffusion_policy_rt.runtime.conditioned import Conditioned
 from diffusion_policy_rt.runtime.ports import Layer, Stage, Staged
 from diffusion_policy_rt.runtime.precond import denoise
+from diffusion_policy_rt.spec import Schedule
 
 
 def make_session(graph: Path, threads: int, profile: str = '') -> onnxruntime.InferenceSession:
@@ -47,25 +53,41 @@ def open_graph(graph: Path, threads: int) -> tuple[onnxruntime.InferenceSession,
 
 
 class OnnxEngine:
-    """Encoder and Denoiser on the CPU. One thread per product has the better tail by default."""
+    """Encoder and Denoiser on the CPU. One thread per product has the better tail by default.
+
+    The denoiser runs in its parts where the bundle has them, unless it is asked for as a whole.
+    """
 
     name = 'onnxruntime'
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, threads: int = 1, whole: bool = False) -> None:
+        check_types(bundle)
         self._bundle, self._threads = bundle, threads
         self._precond = bundle.spec.precond
         stored = read_header(bundle.path(WEIGHTS))[0]
         check_scales(bundle.path(WEIGHTS), stored)
         self.sessions: dict[str, onnxruntime.InferenceSession] = {}
         self.executed: dict[str, list[Layer]] = {}
+        in_parts = not whole and all(f'{part}.onnx' in bundle.files for part in SPLIT)
         for part in [f'encoder_{camera.name}' for camera in bundle.spec.cameras] + ['denoiser']:
-            made = open_graph(bundle.path(f'{part}.onnx'), threads)
-            self.sessions[part], self.executed[part] = made
+            graphs = SPLIT if in_parts and part == 'denoiser' else (part,)
+            self.executed[part] = [layer for graph in graphs for layer in self._open(graph)]
             check_executed(part, self.executed[part], part_of(part, stored))
+        self.conditioned = Conditioned(self._level, self._observed, self._step) if (
+            in_parts) else None
+        self._schedules, self.blocks = read_schedules(bundle.blocks), Counter[str]()
+        self._steps: dict[str, onnxruntime.InferenceSession] = {}
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
 
+    def _open(self, graph: str) -> list[Layer]:
+        """Load a graph; return its layers, those that were split by the name of their part too."""
+        path = self._bundle.path(f'{graph}.onnx')
+        self.sessions[graph], layers = open_graph(path, self._threads)
+        part = graph.removeprefix('denoiser_') + '.' if graph in SPLIT[:2] else ''
+        return [replace(layer, name=part + layer.name) for layer in layers]
+
     def run(self, part: str, feed: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Run `encoder_<camera>` or `denoiser` on inputs by name; return its output [1, ...]."""
+        """Run a part, `encoder_<camera>` or `denoiser`, on inputs by name; return its [1, ...]."""
         return self.sessions[part].run(None, dict(feed))[0]
 
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
@@ -75,14 +97,41 @@ class OnnxEngine:
     def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
                 *c_stop: float) -> np.ndarray:
         """Run the raw network: x float32 [H, A], cond float32 [C] to float32 [H, A]."""
-        levels = {name: np.array([level], np.float32)
-                  for name, level in zip(('c_noise', 'c_stop'), (c_noise, *c_stop))}
-        return self.run('denoiser', {'x': x[None], 'cond': cond[None], **levels})[0]
+        if self.conditioned is not None:
+            return self.conditioned(x, c_noise, cond, *c_stop)
+        return self.run('denoiser', {'x': x[None], 'cond': cond[None],
+                                     **levels(c_noise, *c_stop)})[0]
+
+    def _level(self, c_noise: float, *c_stop: float) -> np.ndarray:
+        return self.run(SPLIT[0], levels(c_noise, *c_stop))
+
+    def _observed(self, cond: np.ndarray) -> np.ndarray:
+        return self.run(SPLIT[1], {'cond': cond[None]})
+
+    def _step(self, x: np.ndarray, level: np.ndarray, observed: np.ndarray) -> np.ndarray:
+        return self.run(SPLIT[2], {'x': x[None], 'level': level, 'observed': observed})[0]
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]."""
         return denoise(self.network, self._precond, x, sigma, cond, stop)
+
+    def blockwise(self, schedule: Schedule) -> Blockwise | None:
+        """Return the denoiser of one plan; None for levels that the bundle has no blocks for."""
+        return blockwise(self._schedules, schedule, self._precond, self.conditioned, self._masked,
+                         self.blocks)
+
+    def _masked(self, fresh: str, x: np.ndarray, level: np.ndarray, observed: np.ndarray,
+                kept: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        if fresh not in self._steps:
+            self._steps[fresh] = make_session(
+                self._bundle.path(f'{masked_part(fresh)}.onnx'), self._threads)
+        session = self._steps[fresh]
+        feed = {'x': x[None], 'level': level, 'observed': observed,
+                **dict(zip(names(fresh)[0], kept))}
+        # a step that computes no branch is not told the level
+        output, *made = session.run(None, {i.name: feed[i.name] for i in session.get_inputs()})
+        return output[0], made
 
     def staged(self, camera: str) -> Staged | None:
         """Return the camera's encoder as its layers; None for a bundle that has none of them."""
@@ -96,6 +145,12 @@ class OnnxEngine:
             return None
         head = make_session(self._bundle.path(f'{stage_part(camera, HEAD)}.onnx'), self._threads)
         return Staged(tuple(stages), runner(head))
+
+
+def levels(c_noise: float, *c_stop: float) -> dict[str, np.ndarray]:
+    """Return the levels as inputs by name."""
+    return {name: np.array([level], np.float32)
+            for name, level in zip(('c_noise', 'c_stop'), (c_noise, *c_stop))}
 
 
 def runner(session: onnxruntime.InferenceSession) -> Callable[[np.ndarray], np.ndarray]:

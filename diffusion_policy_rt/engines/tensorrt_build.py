@@ -35,15 +35,20 @@ def parse(trt: ModuleType, graph: Path, logger: Any) -> tuple[Any, Any, Any]:
     return builder, network, parser
 
 
-def build(trt: ModuleType, graph: Path, logger: Any, timing: Path | None = None) -> bytes:
+def build(trt: ModuleType, graph: Path, logger: Any, timing: Path | None = None,
+          target: str = '') -> bytes:
     """Return the serialized engine of a graph; EngineError where TensorRT cannot build it.
 
-    `timing` is a file that measurements of kernels are taken from and added to.
+    `timing` is a file that measurements of kernels are taken from and added to. `target` is the
+    GPU that TensorRT for RTX builds for where it is not this machine's, as `SM120`.
     """
     builder, network, parser = parse(trt, graph, logger)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     config.max_aux_streams = 0  # one stream can be captured in a CUDA graph
+    if target:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
     cache = None
     if timing is not None:
         cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b'')

@@ -20,7 +20,7 @@ import torch
 
 from diffusion_policy_rt.engines import cache
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
-from diffusion_policy_rt.engines.executed import summary
+from diffusion_policy_rt.engines.executed import check_types, summary
 from diffusion_policy_rt.engines.load import ENGINES
 from diffusion_policy_rt.engines.tensorrt_build import OPTIONS, build
 from diffusion_policy_rt.errors import EngineError
@@ -130,6 +130,7 @@ class TensorRTEngine:
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         trt = load_tensorrt()
+        check_types(bundle, torch.cuda.get_device_capability())
         logger, self._precond = make_logger(trt), bundle.spec.precond
         timing = cache.folder() / f'timing-{trt.__version__}'
         before = torch.cuda.mem_get_info()[0]

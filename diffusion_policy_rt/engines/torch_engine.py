@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
 from diffusion_policy_rt.engines.executed import summary
 from diffusion_policy_rt.engines.torch_weights import read_weights
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.model.masked import MaskedStep
 from diffusion_policy_rt.model.policy import Policy, parts
+from diffusion_policy_rt.model.split import split
+from diffusion_policy_rt.runtime.blocks import (
+    BlockSchedule, Blockwise, blockwise, read_schedules)
+from diffusion_policy_rt.runtime.conditioned import Conditioned
 from diffusion_policy_rt.runtime.ports import Layer
 from diffusion_policy_rt.runtime.precond import denoise
+from diffusion_policy_rt.spec import Schedule
 
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
@@ -46,12 +54,13 @@ class TorchNetworks:
     def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
                 *c_stop: float) -> np.ndarray:
         """Run the raw network: x float32 [H, A], cond float32 [C] to float32 [H, A]."""
-        tensors = (torch.from_numpy(np.ascontiguousarray(a[None])).to(self._device)
-                   for a in (x, cond))
-        levels = [torch.tensor([c], dtype=torch.float32, device=self._device)
-                  for c in (c_noise, *c_stop)]
-        sample, condition = tensors
-        return self._policy.denoiser(sample, levels[0], condition, *levels[1:])[0].cpu().numpy()
+        level, *stop = (torch.tensor([c], dtype=torch.float32, device=self._device)
+                        for c in (c_noise, *c_stop))
+        made = self._policy.denoiser(self._batch(x), level, self._batch(cond), *stop)
+        return made[0].cpu().numpy()
+
+    def _batch(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array[None])).to(self._device)
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:
@@ -60,7 +69,7 @@ class TorchNetworks:
 
 
 class TorchEngine(TorchNetworks):
-    """A bundle in torch: eager, or through torch.compile."""
+    """A bundle in torch: eager, its denoiser in parts; or compiled, as a whole."""
 
     name = 'torch'
 
@@ -72,6 +81,45 @@ class TorchEngine(TorchNetworks):
                    for name, layer in module.named_modules() if isinstance(layer, PRODUCTS)]
             for part, module in parts(self._policy).items()}
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
+        self.conditioned: Conditioned[Tensor] | None = None
+        self.blocks = Counter[str]()
+        self._schedules: dict[tuple[float, ...], BlockSchedule] = {}
         if compiled:
             for module in parts(self._policy).values():
                 module.compile()
+            return
+        self._split = split(self._policy.denoiser)
+        self.conditioned = Conditioned(self._level, self._observed, self._step)
+        self._schedules = read_schedules(bundle.blocks)
+
+    def network(self, x: np.ndarray, c_noise: float, cond: np.ndarray,
+                *c_stop: float) -> np.ndarray:
+        """Run the raw network, keeping what does not depend on x."""
+        if self.conditioned is None:
+            return super().network(x, c_noise, cond, *c_stop)
+        return self.conditioned(x, c_noise, cond, *c_stop)
+
+    def blockwise(self, schedule: Schedule) -> Blockwise | None:
+        """Return the denoiser of one plan; None for levels that the bundle has no blocks for."""
+        return blockwise(self._schedules, schedule, self._precond, self.conditioned, self._masked,
+                         self.blocks)
+
+    @torch.inference_mode()
+    def _masked(self, fresh: str, x: np.ndarray, level: Tensor, observed: Tensor,
+                kept: list[Tensor]) -> tuple[np.ndarray, list[Tensor]]:
+        step = MaskedStep(self._split.step, fresh)
+        output, *made = step(self._batch(x), level, observed, *kept)
+        return output[0].cpu().numpy(), made
+
+    @torch.inference_mode()
+    def _level(self, *levels: float) -> Tensor:
+        return self._split.level(*(torch.tensor([c], dtype=torch.float32, device=self._device)
+                                   for c in levels))
+
+    @torch.inference_mode()
+    def _observed(self, cond: np.ndarray) -> Tensor:
+        return self._split.observed(self._batch(cond))
+
+    @torch.inference_mode()
+    def _step(self, x: np.ndarray, level: Tensor, observed: Tensor) -> np.ndarray:
+        return self._split.step(self._batch(x), level, observed)[0].cpu().numpy()

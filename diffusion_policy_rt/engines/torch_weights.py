@@ -6,13 +6,18 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from diffusion_policy_rt.engines.weights import (
-    PRODUCTS, SCALE, ZERO, check_scales, read_header, scales)
+    BLOCK, PRODUCTS, SCALE, SCALE_2, ZERO, check_scales, read_header, scales)
 from diffusion_policy_rt.errors import BundleError
 from diffusion_policy_rt.model.lower import is_product, raise_weights
+
+
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""What the codes 0 to 7 of a 4-bit floating-point number stand for; 8 to 15 are negative."""
 
 
 def read_weights(path: Path, module: nn.Module) -> dict[str, Tensor]:
@@ -35,8 +40,13 @@ def read_weights(path: Path, module: nn.Module) -> dict[str, Tensor]:
     weights = {name: tensors[name].float() for name in tensors if name in names}
     for name in quantized.keys() & names:
         layer = layers[name.rpartition('.')[0]]
-        axis = _channels(layer, products, tensors[name].ndim)
-        weights[name] = _dequantize(path, name, tensors, axis)
+        if name + SCALE_2 in tensors:
+            blocked = 0 if products and is_product(layer) else -1
+            value = _unpack(path, name, tensors, blocked)
+        else:
+            axis = _channels(layer, products, tensors[name].ndim)
+            value = _dequantize(path, name, tensors, axis)
+        weights[name] = _unsmooth(name, value, tensors)
     return raise_weights(module, weights) if products else weights
 
 
@@ -59,7 +69,22 @@ def _dequantize(path: Path, name: str, tensors: Mapping[str, Tensor], axis: int)
                           f'{value.shape[axis]} channels; quantize again')
     if zero is not None:
         value = value - zero.float().reshape(shape if zero.numel() > 1 else [1] * value.ndim)
-    value = value * scale.reshape(shape if scale.numel() > 1 else [1] * value.ndim)
+    return value * scale.reshape(shape if scale.numel() > 1 else [1] * value.ndim)
+
+
+def _unpack(path: Path, name: str, tensors: Mapping[str, Tensor], axis: int) -> Tensor:
+    """Return NVFP4 values whose blocks lie along `axis`."""
+    packed, factors = tensors[name].long(), tensors[name + SCALE].float()
+    codes = torch.stack((packed & 15, packed >> 4), -1).flatten(-2)
+    value = torch.tensor([*E2M1, *(-v for v in E2M1)])[codes]
+    each = (factors * tensors[name + SCALE_2].float()).repeat_interleave(BLOCK, axis)
+    if each.shape != value.shape:
+        raise BundleError(f'{path}: {name}{SCALE} has shape {list(factors.shape)}, which does not '
+                          f'fit blocks of {BLOCK} of {list(value.shape)}; quantize again')
+    return value * each
+
+
+def _unsmooth(name: str, value: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     before = tensors.get(name.removesuffix('weight') + 'pre_quant_scale')
     if before is not None:  # SmoothQuant: the input was divided by it
         value = value * before.float().reshape(1, -1, *[1] * (value.ndim - 2))
@@ -67,15 +92,16 @@ def _dequantize(path: Path, name: str, tensors: Mapping[str, Tensor], axis: int)
 
 
 QUANT_CONFIG = 'hf_quant_config.json'
-ALGORITHMS = ('FP8', 'FP8_PER_CHANNEL_PER_TOKEN', 'W8A16', 'W8A8_SQ_PER_CHANNEL')
-"""modelopt's names of the formats with one scale per tensor or per output channel."""
+ALGORITHMS = ('FP8', 'FP8_PER_CHANNEL_PER_TOKEN', 'W8A16', 'W8A8_SQ_PER_CHANNEL', 'NVFP4',
+              'NVFP4_AWQ', 'W4A16_NVFP4')
+"""modelopt's names of the formats with one scale per tensor, output channel or block of 16."""
 
 
 def read_checkpoint(folder: Path, module: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a folder that modelopt exported, in float32.
 
     It holds `hf_quant_config.json` and one or more safetensors files. Raises BundleError for
-    formats that pack several values in a byte, and for layers that are missing or unknown.
+    unknown formats, and for layers that are missing or unknown.
     """
     _check_algorithm(folder / QUANT_CONFIG)
     files = sorted(folder.glob('*.safetensors'))

@@ -18,7 +18,9 @@ from diffusion_policy_rt.errors import BundleError
 PRODUCTS, OWN = 'products', 'own'
 """Values of the file's `layout`: linear layers and 1-D convolutions are right sides [K * C, D], or
 all layers have their own forms."""
-SCALE, ZERO = '_scale', '_zero_point'
+SCALE, SCALE_2, ZERO = '_scale', '_scale_2', '_zero_point'
+"""SCALE_2 marks NVFP4: two 4-bit values a byte, a scale per block of `BLOCK`, and one of all."""
+BLOCK = 16
 INPUT_SCALES = ('input_scale', 'pre_quant_scale')
 """Scales of a layer's input, which belong to no stored tensor."""
 
@@ -75,7 +77,9 @@ def check_scales(path: Path, tensors: Mapping[str, Stored]) -> None:
     """
     for name, scale in scales(tensors).items():
         count, shape = prod(tensors[scale].shape), tensors[name].shape
-        if count != 1 and count not in shape[:2] + shape[-1:]:
+        fits = (BLOCK * count == 2 * prod(shape) if name + SCALE_2 in tensors
+                else count == 1 or count in shape[:2] + shape[-1:])
+        if not fits:
             raise BundleError(f'{path}: {scale} has shape {list(tensors[scale].shape)}, which '
                               f'does not fit {name} {list(shape)}; quantize again')
 

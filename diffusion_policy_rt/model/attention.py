@@ -27,9 +27,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return [B, T, W]; `mask` [T, S] is added to the scores: -inf where nothing is seen."""
-        query, key, value = (
-            layer(of).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, of in ((self.query, x), (self.key, memory), (self.value, memory)))
+        return self.attend(x, self.key(memory), self.value(memory), mask)
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """Return [B, T, W] for what the memory was made to, keys and values [B, S, W]."""
+        query, key, value = (made.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+                             for made in (self.query(x), keys, values))
         scores = query @ key.transpose(-1, -2) * self.scale
         if mask is not None:
             scores = scores + mask

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+Branch = Callable[[], Tensor]
+"""What a residual connection adds, not computed yet."""
+Keep = Callable[[Branch], Tensor]
+"""Computes a branch, or gives what it was before."""
+
+
+def compute(branch: Branch) -> Tensor:
+    """Compute a branch: the `Keep` that keeps nothing."""
+    return branch()
 
 
 class SinusoidalPosEmb(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_policy_rt.model.attention import Attention
-from diffusion_policy_rt.model.blocks import step_encoder, stop_encoder
+from diffusion_policy_rt.model.blocks import Keep, compute, step_encoder, stop_encoder
 
 
 class DiTBlock(nn.Module):
@@ -24,12 +24,12 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU('tanh'),
                                  nn.Linear(4 * width, width))
 
-    def forward(self, h: Tensor, features: Tensor) -> Tensor:
+    def forward(self, h: Tensor, features: Tensor, keep: Keep = compute) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             self.modulation(features)[:, None].chunk(6, dim=-1))
         normed = self.norm1(h) * (1 + scale1) + shift1
-        h = h + gate1 * self.attn(normed, normed)
-        return h + gate2 * self.mlp(self.norm2(h) * (1 + scale2) + shift2)
+        h = h + keep(lambda: gate1 * self.attn(normed, normed))
+        return h + keep(lambda: gate2 * self.mlp(self.norm2(h) * (1 + scale2) + shift2))
 
 
 class DiTDenoiser(nn.Module):
@@ -57,13 +57,18 @@ class DiTDenoiser(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
                 c_stop: Tensor | None = None) -> Tensor:
+        return self.through(x, self.level(c_noise, c_stop) + self.cond(cond))
+
+    def level(self, c_noise: Tensor, c_stop: Tensor | None = None) -> Tensor:
+        """Embed the levels, [B, W]."""
         level = self.step_encoder(c_noise)
-        if self.stop_encoder is not None:
-            level = level + self.stop_encoder(c_stop)
-        features = level + self.cond(cond)
+        return level if self.stop_encoder is None else level + self.stop_encoder(c_stop)
+
+    def through(self, x: Tensor, features: Tensor, keep: Keep = compute) -> Tensor:
+        """Return the output for the features [B, W] of level and condition."""
         h = self.inputs(x) + self.positions
         for block in self.blocks:
-            h = block(h, features)
+            h = block(h, features, keep)
         shift, scale = self.modulation(features)[:, None].chunk(2, dim=-1)
         return self.outputs(self.norm(h) * (1 + scale) + shift)
 

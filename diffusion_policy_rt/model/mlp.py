@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from diffusion_policy_rt.model.blocks import step_encoder, stop_encoder
+from diffusion_policy_rt.model.blocks import Keep, compute, step_encoder, stop_encoder
 
 
 class ResidualLayer(nn.Module):
@@ -20,8 +20,13 @@ class ResidualLayer(nn.Module):
         self.activation = nn.Mish()
 
     def forward(self, h: Tensor, features: Tensor) -> Tensor:
-        scale, shift = self.film(features).chunk(2, dim=-1)
-        return h + self.second(self.activation(self.first(self.norm(h)) * (1 + scale) + shift))
+        return self.modulated(h, self.film(features))
+
+    def modulated(self, h: Tensor, film: Tensor, keep: Keep = compute) -> Tensor:
+        """Return the layer's output for scale and shift, [B, 2 W]."""
+        scale, shift = film.chunk(2, dim=-1)
+        return h + keep(lambda: self.second(
+            self.activation(self.first(self.norm(h)) * (1 + scale) + shift)))
 
 
 class MLPDenoiser(nn.Module):
@@ -50,13 +55,19 @@ class MLPDenoiser(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
                 c_stop: Tensor | None = None) -> Tensor:
-        level = self.step_encoder(c_noise)
-        if self.stop_encoder is not None:
-            level = level + self.stop_encoder(c_stop)
-        pairs = self.left(cond) * self.right(cond)
-        observed = self.cond(torch.cat((pairs, cond), dim=-1))
-        features = torch.cat((level, observed), dim=-1)
+        observed = self.observed(cond)
+        features = torch.cat((self.level(c_noise, c_stop), observed), dim=-1)
         h = self.inputs(x.flatten(1)) + observed
         for layer in self.layers:
             h = layer(h, features)
         return self.outputs(h).unflatten(1, self.shape)
+
+    def level(self, c_noise: Tensor, c_stop: Tensor | None = None) -> Tensor:
+        """Embed the levels, [B, step_dim]."""
+        level = self.step_encoder(c_noise)
+        return level if self.stop_encoder is None else level + self.stop_encoder(c_stop)
+
+    def observed(self, cond: Tensor) -> Tensor:
+        """Embed the condition, [B, W]."""
+        pairs = self.left(cond) * self.right(cond)
+        return self.cond(torch.cat((pairs, cond), dim=-1))

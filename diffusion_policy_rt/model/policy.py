@@ -65,7 +65,16 @@ class Policy(nn.Module):
         if told != spec.precond.stop_time:
             raise SpecError(f'policy {spec.name}: the denoiser has stop_time {told}, the '
                             f'preconditioning {spec.precond.stop_time}; make them equal')
-        self.denoiser = make_denoiser(spec, model.get('denoiser', {}))
+        self.model = model
+        self.denoiser = self.make_denoiser()
+
+    def make_denoiser(self) -> nn.Module:
+        """Build a denoiser like its own."""
+        return make_denoiser(self.spec, self.model.get('denoiser', {}))
+
+    def another(self) -> Policy:
+        """Build a policy like it."""
+        return Policy(self.spec, self.model)
 
     def observed(self, latents: Mapping[str, Tensor], states: Tensor) -> Tensor:
         """Join latents {camera: [B, n_obs, L]} and normalised states [B, n_obs, S].

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_policy_rt.model.attention import Attention, causal_mask
-from diffusion_policy_rt.model.blocks import SinusoidalPosEmb, stop_encoder
+from diffusion_policy_rt.model.blocks import Keep, SinusoidalPosEmb, compute, stop_encoder
 
 
 class DecoderLayer(nn.Module):
@@ -21,13 +21,22 @@ class DecoderLayer(nn.Module):
         self.linear1, self.linear2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
         self.activation = nn.GELU()
+        start(self)
 
     def forward(self, h: Tensor, memory: Tensor, mask: Tensor | None,
                 memory_mask: Tensor | None) -> Tensor:
-        normed = self.norm1(h)
-        h = h + self.self_attn(normed, normed, mask)
-        h = h + self.multihead_attn(self.norm2(h), memory, memory_mask)
-        return h + self.linear2(self.activation(self.linear1(self.norm3(h))))
+        across = self.multihead_attn
+        return self.attended(h, across.key(memory), across.value(memory), mask, memory_mask)
+
+    def attended(self, h: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None,
+                 memory_mask: Tensor | None, keep: Keep = compute) -> Tensor:
+        """Return the layer's output for the memory's keys and values [B, S, W]."""
+        normed, first = self.norm1(h), h
+        second = first + keep(lambda: self.self_attn(normed, normed, mask))
+        third = second + keep(
+            lambda: self.multihead_attn.attend(self.norm2(second), keys, values, memory_mask))
+        return third + keep(
+            lambda: self.linear2(self.activation(self.linear1(self.norm3(third)))))
 
 
 class TransformerDenoiser(nn.Module):
@@ -61,7 +70,10 @@ class TransformerDenoiser(nn.Module):
             DecoderLayer(width, heads) for _ in range(layers))})
         self.ln_f, self.head = nn.LayerNorm(width), nn.Linear(width, action_dim)
         self._masks(horizon, tokens, causal)
-        self._start()
+        for own in (self.input_emb, self.cond_obs_emb, self.prefix_emb, self.encoder, self.head):
+            start(own)
+        for embedding in (self.pos_emb, self.cond_pos_emb):
+            nn.init.normal_(embedding, std=0.02)
 
     def _masks(self, horizon: int, tokens: int, causal: bool) -> None:
         memory = causal_mask(horizon, tokens, lead=1)  # behind the level's token
@@ -69,26 +81,25 @@ class TransformerDenoiser(nn.Module):
         for name, mask in (('mask', causal_mask(horizon, horizon)), ('memory_mask', memory)):
             self.register_buffer(name, mask if causal else None, persistent=False)
 
-    def _start(self) -> None:
-        """Draw the published first weights: deviation 0.02, no bias."""
-        stopped = set() if self.stop_encoder is None else set(self.stop_encoder.modules())
-        for module in self.modules():
-            if isinstance(module, nn.Linear) and module not in stopped:
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        for embedding in (self.pos_emb, self.cond_pos_emb):
-            nn.init.normal_(embedding, std=0.02)
-
     def memory(self, c_noise: Tensor, cond: Tensor, c_stop: Tensor | None = None) -> Tensor:
         """Return what the actions attend to, [B, S, W]; only token 0 depends on the levels."""
+        tokens = torch.cat((self.told(c_noise, c_stop), self.observed(cond)), dim=1)
+        return self.encoder(tokens + self.cond_pos_emb)
+
+    def told(self, c_noise: Tensor, c_stop: Tensor | None = None) -> Tensor:
+        """Return the levels' token, [B, 1, W]."""
         level = self.level(c_noise)
         if self.stop_encoder is not None:
             level = level + self.stop_encoder(c_stop)
+        return level[:, None]
+
+    def observed(self, cond: Tensor) -> Tensor:
+        """Return the condition's tokens, [B, S - 1, W]."""
         observed = cond[:, :self.observed_dim].unflatten(1, (self.n_obs, -1))
-        tokens = [level[:, None], self.cond_obs_emb(observed)]
+        tokens = [self.cond_obs_emb(observed)]
         if self.prefix_emb is not None:
             tokens.append(self.prefix_emb(cond[:, None, self.observed_dim:]))
-        return self.encoder(torch.cat(tokens, dim=1) + self.cond_pos_emb)
+        return torch.cat(tokens, dim=1)
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
                 c_stop: Tensor | None = None) -> Tensor:
@@ -97,3 +108,11 @@ class TransformerDenoiser(nn.Module):
         for layer in self.decoder['layers'].children():
             h = layer(h, memory, self.mask, self.memory_mask)
         return self.head(self.ln_f(h))
+
+
+def start(module: nn.Module | None) -> None:
+    """Draw the published first weights of linear layers: deviation 0.02, no bias."""
+    for layer in module.modules() if module is not None else ():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)

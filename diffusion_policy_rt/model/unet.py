@@ -5,13 +5,13 @@ Module names follow the published implementations, so that their weights map by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from diffusion_policy_rt.model.blocks import step_encoder, stop_encoder
+from diffusion_policy_rt.model.blocks import Keep, compute, step_encoder, stop_encoder
 
 
 class Conv1dBlock(nn.Module):
@@ -41,13 +41,17 @@ class ResidualBlock(nn.Module):
         self.residual_conv = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        film = self.cond_encoder(cond).unsqueeze(-1)  # [B, D or 2D, 1]
-        out = self.conv1(x)
+        return self.modulated(x, self.cond_encoder(cond))
+
+    def modulated(self, x: Tensor, film: Tensor, keep: Keep = compute) -> Tensor:
+        """Return the block's output for a shift [B, D], or scale and shift [B, 2 D]."""
+        return keep(lambda: self.conv2(self._film(self.conv1(x), film.unsqueeze(-1)))
+                    ) + self.residual_conv(x)
+
+    def _film(self, out: Tensor, film: Tensor) -> Tensor:
         if self.film_scale:
-            out = film[:, :self.outputs] * out + film[:, self.outputs:]
-        else:
-            out = out + film
-        return self.conv2(out) + self.residual_conv(x)
+            return film[:, :self.outputs] * out + film[:, self.outputs:]
+        return out + film
 
 
 class ConditionalUnet1D(nn.Module):
@@ -89,21 +93,32 @@ class ConditionalUnet1D(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor,
                 c_stop: Tensor | None = None) -> Tensor:
+        features = torch.cat((self.level(c_noise, c_stop), cond), dim=-1)
+        return self.through(x, lambda block, h: block(h, features))
+
+    def level(self, c_noise: Tensor, c_stop: Tensor | None = None) -> Tensor:
+        """Embed the levels, [B, step_dim]."""
         level = self.diffusion_step_encoder(c_noise)
-        if self.stop_encoder is not None:
-            level = level + self.stop_encoder(c_stop)
-        features = torch.cat((level, cond), dim=-1)
+        return level if self.stop_encoder is None else level + self.stop_encoder(c_stop)
+
+    def residual_blocks(self) -> list[ResidualBlock]:
+        """Return the blocks in the order of `through`."""
+        return [block for modules in (self.down_modules, self.mid_modules, self.up_modules)
+                for block in modules.modules() if isinstance(block, ResidualBlock)]
+
+    def through(self, x: Tensor, apply: Callable[[nn.Module, Tensor], Tensor]) -> Tensor:
+        """Return the output [B, H, A]; `apply` gives that of a block for its input."""
         x = x.transpose(1, 2)
         skips = []
         for level in self.down_modules:
             first, second, down = cast(nn.ModuleList, level)
-            x = second(first(x, features), features)
+            x = apply(second, apply(first, x))
             skips.append(x)
             x = down(x)
         for block in self.mid_modules:
-            x = block(x, features)
+            x = apply(block, x)
         for level in self.up_modules:
             first, second, up = cast(nn.ModuleList, level)
             x = torch.cat((x, skips.pop()), dim=1)
-            x = up(second(first(x, features), features))
+            x = up(apply(second, apply(first, x)))
         return self.final_conv(x).transpose(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, read_bundle
-from diffusion_policy_rt.engines.load import installed, load_engine
+from diffusion_policy_rt.engines.load import denoise_anew, installed, load_engine
 from diffusion_policy_rt.engines.timing import STREAM_BYTES, peak_rss, reader, take_turns
 from diffusion_policy_rt.engines.weights import OWN, part_of, read_header
 from diffusion_policy_rt.runtime.clock import ManualClock
@@ -22,6 +23,8 @@ from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.variants import Variant, with_variant
 from diffusion_policy_rt.spec import PolicySpec
 
+PICTURES = 8
+"""Images that plans see in turn, so that nothing of the last plan serves the next."""
 COMPILED = 'torch-compile'
 """The network through torch.compile: no engine of the node, but something to be held against."""
 
@@ -54,13 +57,14 @@ def bench(policies: Sequence[str], parts: tuple[str, ...], engines: list[str] | 
         cases = [case for bundle in bundles for name in engines or installed()
                  for case in _cases(bundle, name, parts, steps, count)]
         calls = [case.call for case in cases] + [reader(count)]
-        *times, read = take_turns(calls, repeats, _bar)
+        *times, read = take_turns(calls, repeats, bar)
         ceiling = STREAM_BYTES / float(np.median(read))
         rows += [_row(case.facts, taken, ceiling) for case, taken in zip(cases, times)]
     return rows
 
 
-def _bar(turns: range) -> tqdm:
+def bar(turns: range) -> tqdm:
+    """Show how far a measurement is."""
     return tqdm(turns, unit='turn', desc='measuring')
 
 
@@ -111,9 +115,7 @@ def _cases(bundle: Bundle, name: str, parts: tuple[str, ...], steps: list[int],
 
     cases = []
     if 'denoiser' in parts:
-        x = rng.standard_normal((spec.horizon, len(spec.action)))
-        cond = rng.standard_normal(spec.cond_dim).astype(np.float32)
-        cases.append(Case(facts('denoiser', 1), lambda: engine.denoise(x, 1.0, cond)))
+        cases.append(Case(facts('denoiser', 1), lambda: denoise_anew(engine, spec)))
     if 'encoder' in parts:
         image = to_input(_picture(spec, rng), camera)
         cases.append(Case(facts('encoder', None), lambda: engine.encode(camera.name, image)))
@@ -140,11 +142,11 @@ def planner(spec: PolicySpec, engine: Engine, steps: int,
                             max_steps=steps, observation_timeout=1 / spec.rate,
                             action_timeout=2 / spec.rate)
     loop, clock = PolicyLoop(spec, engine, settings, ManualClock()), ManualClock()
-    picture = _picture(spec, rng)
+    pictures = itertools.cycle([_picture(spec, rng) for _ in range(PICTURES)])
 
     def plan() -> None:
         clock.advance(spec.step_ns)
-        now = clock.now_ns()
+        now, picture = clock.now_ns(), next(pictures)
         for camera in spec.cameras:
             loop.observe_frame(Frame.of(camera.name, now, picture))
         loop.observe_state(now, now, spec.state.example())

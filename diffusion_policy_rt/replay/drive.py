@@ -12,9 +12,11 @@ import numpy as np
 
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.replay.charge import Charge
+from diffusion_policy_rt.replay.events import ACTION, EVENT, REARM, begins
 from diffusion_policy_rt.replay.faults import Arrival, Fault, Faults
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.recorded import READERS
+from diffusion_policy_rt.replay.recording import Recording
 from diffusion_policy_rt.replay.streams import (
     STATE, StreamWatch, segments, stamped, together)
 from diffusion_policy_rt.replay.trail import Trail
@@ -22,6 +24,7 @@ from diffusion_policy_rt.replay.virtual import (
     ChargedEngine, Event, VirtualPlanner, VirtualTimeline)
 from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.ros.complaints import Complaints
+from diffusion_policy_rt.ros.events import RESET, STOP, Event as NodeEvent
 from diffusion_policy_rt.ros.intake import Intake
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.frame import Frame
@@ -30,12 +33,11 @@ from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.settings import LoopSettings
-from diffusion_policy_rt.runtime.trace import Tick, read_values
+from diffusion_policy_rt.runtime.trace import Tick
 from diffusion_policy_rt.spec import PolicySpec
 
 SILENCE_NS = 10_000_000_000
 """Silence of all streams after which a replay begins anew instead of ticking through it [ns]."""
-ACTION, RESET = 'action', 'reset'
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Conditions:
     """Whether actions are velocities."""
     limits: Limits | None = None
     rules: Mapping[str, StreamRule] | None = None
+    digest: str = ''
+    """Of the policy: a recording of its own run is done again plan by plan."""
 
 
 @dataclass
@@ -99,37 +103,24 @@ class Replay:
 
     def run(self, bag: Bag) -> Outcome:
         """Replay to the bag's end, or to its last good message."""
-        streams = [*self._sources.cameras, STATE]
-        begin = self._first_tick(bag)
-        faults = Faults(self._how.faults, self._how.seed, streams)
-        arrivals = faults.bend(together(self._arrivals(bag)))
-        for k, part in enumerate(segments(arrivals, SILENCE_NS)):
-            self.outcome.restarts = k
-            self._drive(part, begin if k == 0 else None)
+        streams, how = [*self._sources.cameras, STATE], self._how
+        told = self._recording = Recording(bag, self._sources, how.settings.deadline,
+                                           '' if how.faults else how.digest)
+        if told.again:
+            self._trail.matcher.follow()
+        arrivals = told.arrivals(lambda: self._watchers.message(self._trail.ticks))
+        faults = Faults(how.faults, how.seed, streams)
+        parts = segments(faults.bend(together(arrivals)), SILENCE_NS, begins)
+        for k, part in enumerate(parts):
+            self._drive(part, told.first_tick_ns() if k == 0 else None)
         self._trail.flush()
         return self._conclude(bag)
 
-    def _first_tick(self, bag: Bag) -> int | None:
-        """Return when the recorded node ticked first [ns]; None where the bag does not tell."""
-        if not self._sources.timing:
-            return None
-        first = next(bag.messages(self._sources.timing), None)
-        if first is None or len(first.data.data) == 0:
-            return None
-        spent = self._how.settings.deadline - read_values(first.data.data).slack_s
-        return first.stamp_ns - round(1e9 * spent)
-
-    def _arrivals(self, bag: Bag) -> Iterator[Arrival]:
-        names = {topic: name for name, (topic, _) in self._sources.cameras.items()}
-        names |= {topic: name for name, topic in (
-            (STATE, self._sources.state), (ACTION, self._sources.action),
-            (RESET, self._sources.reset)) if topic}
-        for topic, stamp_ns, data in bag.messages(*self._sources.topics):
-            self._watchers.message(self._trail.ticks)
-            yield Arrival(stamp_ns, names[topic], data)
-
     def _conclude(self, bag: Bag) -> Outcome:
         done = self.outcome
+        if self._recording.again:
+            done.notes.append('recorded with this policy: each plan is made from what it was made '
+                              'from there')
         if bag.damage:
             done.notes.append(f'{bag.damage}; evaluated to its last good message')
         if done.restarts:
@@ -144,14 +135,17 @@ class Replay:
 
     def _drive(self, part: Iterator[Arrival], first_tick_ns: int | None) -> None:
         first = next(part)
+        self.outcome.restarts += self._trail.ticks > 0 and not begins(first)
         period = self._how.settings.period_ns
         start = first.at_ns if first_tick_ns is None else first_tick_ns - period
         self.loop.reset()
         self.loop.guard.rearm()
-        driver = self._driver = Driver(
+        driver = self._driver = AlignedDriver(
             self.loop, self.timeline, self._publish, self._on_tick, self._on_reason, self._plans)
+        driver.recording = self._recording
         self.timeline.play(start, self._events(first, part, start))
         driver.run()
+        driver.stop()
 
     def _plans(self, loop: PolicyLoop) -> VirtualPlanner:
         self._planner = VirtualPlanner(loop, self.timeline, self._begin_plan)
@@ -162,7 +156,7 @@ class Replay:
 
     def _events(self, first: Arrival, part: Iterator[Arrival], start: int) -> Iterator[Event]:
         for arrival in _and(first, part):
-            aside = arrival.stream in (ACTION, RESET)
+            aside = arrival.stream in (ACTION, EVENT)
             if not aside:
                 self._streams.note(arrival)
             if aside or arrival.at_ns >= start:
@@ -172,12 +166,20 @@ class Replay:
         stream, data = arrival.stream, arrival.data
         if stream == ACTION:
             self._take_action(data, now)
-        elif stream == RESET:
-            self._driver.reset()
+        elif stream == EVENT:
+            self._take_event(data)
         elif stream == STATE:
             self._intake.state(data, now)
         else:
             self._take_frame(stream, data, now)
+
+    def _take_event(self, event: NodeEvent) -> None:
+        if event.kind == RESET:
+            self._driver.reset()
+        elif event.kind == STOP:
+            self._driver.end()
+        elif event.kind == REARM:
+            self.loop.guard.rearm()
 
     def _take_frame(self, name: str, data: Any, now: int) -> None:
         transport = self._sources.cameras[name][1]
@@ -192,9 +194,12 @@ class Replay:
     def _take_action(self, data: Any, now: int) -> None:
         reader = READERS[self._sources.types[self._sources.action]]
         try:
-            self._trail.matcher.push(stamped(data) or now, reader(self._spec.action.names, data))
+            action = reader(self._spec.action.names, data)
         except DprtError as error:
             self._complaints.bad('recorded actions', str(error))
+            return
+        if not self._recording.is_hold(now, action):
+            self._trail.matcher.push(stamped(data) or now, action)
 
     # -- the driver's calls --------------------------------------------------------------------
 
@@ -221,7 +226,21 @@ class Replay:
         if self._reason:
             self.outcome.reasons[self._reason] += 1
         if self.timeline.over:
-            self._driver.stop()
+            self._driver.end()
+
+
+class AlignedDriver(Driver):
+    """A driver whose ticks take the phase of the recorded ones, where it is told."""
+
+    recording: Recording | None = None
+
+    def _next(self, scheduled: int) -> int:
+        aligned, upcoming = self._aligned, super()._next(scheduled)
+        now, period = self._timeline.now_ns(), self.loop.settings.period_ns
+        told = self.recording.aligned(now) if self.recording else None
+        if told is None or aligned or not self._aligned:
+            return upcoming
+        return told + period * max(0, (now - told) // period + 1)
 
 
 def _and(first: Arrival, rest: Iterator[Arrival]) -> Iterator[Arrival]:

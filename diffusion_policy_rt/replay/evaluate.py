@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
 from diffusion_policy_rt.engines.load import load_engine
-from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay.episode import (
     Controller, Episode, PolicyController, RandomController, run_episode)
 from diffusion_policy_rt.replay.nearest import Demonstrations, NearestController
 from diffusion_policy_rt.replay.seams import continuity
+from diffusion_policy_rt.runtime.caches import denoiser_of
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
@@ -50,6 +51,8 @@ class Evaluation:
     """A sampler in place of the bundle's own schedule."""
     demonstrations: Demonstrations | None = None
     """What `nearest` looks up."""
+    blocks: bool = False
+    """Whether branches are kept between the calls of a plan, as the bundle tells."""
     task: str = PUSHT.name
     """The simulated robot of `random`; a bundle tells its own."""
 
@@ -74,6 +77,10 @@ def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
                             n_action_steps=what.execute)
     engine = load_engine(bundle, what.engine)
     loop = PolicyLoop(spec, engine, settings, SteadyClock(), what.noise_seed)
+    loop.keep(replace(loop.rules, blocks=what.blocks))
+    if what.blocks and denoiser_of(engine, spec.schedule(steps), loop.rules) is engine:
+        raise SpecError(f'{what.policy} does not tell which blocks to keep in {steps} steps on '
+                        f'{engine.name}; make it by dprt cache --steps {steps}')
     return PolicyController(loop, what.delay, task), steps, engine.name
 
 

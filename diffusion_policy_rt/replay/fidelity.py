@@ -19,12 +19,16 @@ STILL = 1e-3
 
 def draw_chunks(spec: PolicySpec, engine: Engine,
                 observations: Sequence[Mapping[str, np.ndarray]], steps: int,
-                seed: int) -> np.ndarray:
-    """Return one chunk per observation, float32 [N, H, A] in units; noise by seed and number."""
+                seed: int, blocks: bool = False) -> np.ndarray:
+    """Return one chunk per observation, float32 [N, H, A] in units; noise by seed and number.
+
+    With `blocks` branches are kept between the calls of a plan, as the bundle tells.
+    """
     shape = (spec.horizon, len(spec.action))
     return np.stack([
         infer(spec, engine, arrays,
-              np.random.default_rng((seed, i)).standard_normal(shape, np.float32), steps, seed)
+              np.random.default_rng((seed, i)).standard_normal(shape, np.float32), steps, seed,
+              blocks)
         for i, arrays in enumerate(observations)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -32,11 +33,12 @@ def _take(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int | None, 
 
 
 def infer(spec: PolicySpec, engine: Engine, arrays: Mapping[str, np.ndarray], noise: np.ndarray,
-          steps: int, seed: int = 0) -> np.ndarray:
+          steps: int, seed: int = 0, blocks: bool = False) -> np.ndarray:
     """Return the chunk, float32 [horizon, A] in units.
 
     `arrays` holds one uint8 [n_obs, H, W, 3] RGB per camera and `state` [n_obs, S] in units, both
-    oldest first; `noise` is [horizon, A]. Raises DataError for arrays that do not fit the spec.
+    oldest first; `noise` is [horizon, A]. With `blocks` branches are kept between the calls, as
+    the bundle tells. Raises DataError for arrays that do not fit the spec.
     """
     states = _take(arrays, 'state', (spec.n_obs, len(spec.state)), np.float32)
     noise = _take({'noise': noise}, 'noise', (spec.horizon, len(spec.action)), np.float32)
@@ -50,6 +52,7 @@ def infer(spec: PolicySpec, engine: Engine, arrays: Mapping[str, np.ndarray], no
     loop = PolicyLoop(spec, engine, LoopSettings(
         control_rate=spec.rate, deadline=0.5 / spec.rate, min_steps=steps, max_steps=steps,
         observation_timeout=1 / spec.rate, action_timeout=2 / spec.rate), ManualClock(), seed)
+    loop.keep(replace(loop.rules, blocks=blocks))
     latents = {name: [engine.encode(name, to_input(f.decode(), spec.camera(name))) for f in window]
                for name, window in frames.items()}
     chunk = loop.sample(Observation(0, frames, states.astype(float), 0), latents, steps, noise)

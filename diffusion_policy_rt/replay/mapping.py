@@ -1,8 +1,8 @@
 """Which topic of a bag is which input of a policy: as the node names it, as told, or the only one.
 
 A mapping that was told reads `camera.front=/topic`, `state=/topic`, `action=/topic`,
-`reset=/topic`; an empty topic takes none, and `state=const:1,2` stands for a state that never
-changes.
+`reset=/topic`, `events=/topic`; an empty topic takes none, and `state=const:1,2` stands for a
+state that never changes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,24 @@ from diffusion_policy_rt.spec import PolicySpec
 
 IMAGES = {'sensor_msgs/msg/Image': 'raw', 'sensor_msgs/msg/CompressedImage': 'compressed'}
 """Message type -> transport."""
-JOINTS = 'sensor_msgs/msg/JointState'
+JOINTS, STRING = 'sensor_msgs/msg/JointState', 'std_msgs/msg/String'
 CONSTANT = 'const:'
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a policy, or a recipe for one, takes."""
+
+    cameras: tuple[str, ...]
+    state: tuple[str, ...]
+    example: tuple[float, ...]
+    """A state."""
+
+    @classmethod
+    def of(cls, spec: PolicySpec) -> Inputs:
+        """Return the inputs of a policy."""
+        return cls(tuple(c.name for c in spec.cameras), tuple(spec.state.names),
+                   tuple(spec.state.example().tolist()))
 
 
 @dataclass(frozen=True)
@@ -34,16 +50,21 @@ class Sources:
     """Topic of the recorded actions; '' where there are none."""
     reset: str = ''
     """Topic each message of which makes the policy forget, as `~/reset` does."""
+    events: str = ''
+    """Topic of a recorded `~/events`, which tells where the node began, ended and was reset."""
+    info: str = ''
+    """Topic of a recorded `~/policy_info`, which tells whose events these are."""
     timing: str = ''
-    """Topic of a recorded `~/timing`, whose first message tells when the node began to tick."""
+    """Topic of a recorded `~/timing`, whose first message tells when the node began to tick, where
+    no event does."""
     types: Mapping[str, str] = field(default_factory=dict)
     """Topic -> message type."""
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """All topics to be read."""
+        """All topics whose messages are played."""
         named = [*(topic for topic, _ in self.cameras.values()), self.state, self.action,
-                 self.reset]
+                 self.events, self.reset]
         return tuple(dict.fromkeys(name for name in named if name))
 
 
@@ -59,9 +80,10 @@ def parse(words: Iterable[str]) -> dict[str, str]:
     return told
 
 
-def map_topics(spec: PolicySpec, topics: Sequence[Topic], told: Mapping[str, str]) -> Sources:
+def map_topics(wanted: Inputs, topics: Sequence[Topic], told: Mapping[str, str]) -> Sources:
     """Return the mapping; DataError names an input without a topic, and what there is."""
-    known = {'state', 'action', 'reset', 'timing', *(f'camera.{c.name}' for c in spec.cameras)}
+    known = {'state', 'action', 'reset', 'events', 'timing',
+             *(f'camera.{name}' for name in wanted.cameras)}
     unknown = sorted(set(told) - known)
     if unknown:
         raise DataError(f'--map {unknown[0]}: this policy has {", ".join(sorted(known))}')
@@ -69,11 +91,13 @@ def map_topics(spec: PolicySpec, topics: Sequence[Topic], told: Mapping[str, str
     for name, topic in told.items():
         if topic and not topic.startswith(CONSTANT) and topic not in types:
             raise DataError(f'--map {name}={topic}: the bag has no such topic; {listing(topics)}')
-    cameras = {c.name: _camera(c.name, spec, topics, told) for c in spec.cameras}
-    state, constant = _state(spec, topics, told)
-    return Sources(cameras, state, constant, _action(topics, told),
-                    told.get('reset', _ending(topics, '/episode')),
-                    told.get('timing', _ending(topics, '/timing')), types)
+    cameras = {name: _camera(name, wanted, topics, told) for name in wanted.cameras}
+    state, constant = _state(wanted, topics, told)
+    events = told.get('events', _ending([t for t in topics if t.msgtype == STRING], '/events'))
+    over = '' if events else _ending([t for t in topics if t.msgtype == STRING], '/episode')
+    return Sources(cameras, state, constant, _action(topics, told), told.get('reset', over),
+                   events, _ending(topics, '/policy_info'),
+                   told.get('timing', _ending(topics, '/timing')), types)
 
 
 def listing(topics: Sequence[Topic]) -> str:
@@ -81,7 +105,7 @@ def listing(topics: Sequence[Topic]) -> str:
     return 'it has ' + (', '.join(f'{t.name} ({t.msgtype})' for t in topics) or 'none')
 
 
-def _camera(name: str, spec: PolicySpec, topics: Sequence[Topic],
+def _camera(name: str, wanted: Inputs, topics: Sequence[Topic],
             told: Mapping[str, str]) -> tuple[str, str]:
     images = [t for t in topics if t.msgtype in IMAGES]
     chosen = told.get(f'camera.{name}', '')
@@ -94,7 +118,7 @@ def _camera(name: str, spec: PolicySpec, topics: Sequence[Topic],
     usual = f'camera/{name}/image_raw'
     found = ([t for t in images if t.name.endswith((usual, f'{usual}/compressed'))]
              or [t for t in images if name in t.name.split('/')]
-             or (images if len(spec.cameras) == 1 else []))
+             or (images if len(wanted.cameras) == 1 else []))
     best = [t for t in found if IMAGES[t.msgtype] == 'raw'] or found
     if len(best) != 1:
         raise DataError(f'camera {name}: the bag has {len(best)} topics of images that could be '
@@ -102,11 +126,11 @@ def _camera(name: str, spec: PolicySpec, topics: Sequence[Topic],
     return best[0].name, IMAGES[best[0].msgtype]
 
 
-def _state(spec: PolicySpec, topics: Sequence[Topic],
+def _state(wanted: Inputs, topics: Sequence[Topic],
            told: Mapping[str, str]) -> tuple[str, tuple[float, ...]]:
     chosen = told.get('state', '')
     if chosen.startswith(CONSTANT):
-        return '', _constant(spec, chosen)
+        return '', _constant(wanted, chosen)
     joints = [t for t in topics if t.msgtype == JOINTS]
     if chosen:
         if chosen not in [t.name for t in joints]:
@@ -116,21 +140,21 @@ def _state(spec: PolicySpec, topics: Sequence[Topic],
     found = [t for t in joints if t.name.endswith('joint_states')]
     best = found if len(found) == 1 else joints
     if len(best) != 1:
-        example = ','.join(f'{v:g}' for v in spec.state.example())
+        example = ','.join(f'{v:g}' for v in wanted.example)
         raise DataError(f'state: the bag has {len(best)} topics of {JOINTS}; name one by --map '
                         f'state=TOPIC, or a state that never changes by --map state=const:'
                         f'{example}; {listing(joints or topics)}')
     return best[0].name, ()
 
 
-def _constant(spec: PolicySpec, text: str) -> tuple[float, ...]:
+def _constant(wanted: Inputs, text: str) -> tuple[float, ...]:
     try:
         values = tuple(float(v) for v in text.removeprefix(CONSTANT).split(','))
     except ValueError:
         values = ()
-    if len(values) != len(spec.state):
-        raise DataError(f'--map state={text}: write {len(spec.state)} numbers '
-                        f'({", ".join(spec.state.names)})')
+    if len(values) != len(wanted.state):
+        raise DataError(f'--map state={text}: write {len(wanted.state)} numbers '
+                        f'({", ".join(wanted.state)})')
     return values
 
 

@@ -57,10 +57,15 @@ READERS: dict[str, Callable[[Sequence[str], Any], np.ndarray]] = {
 class Matcher:
     """Finds the recorded action nearest to a due time, among those of the last moments."""
 
-    def __init__(self, window_ns: int) -> None:
-        self.window_ns = window_ns
+    def __init__(self, period_ns: int) -> None:
+        self._period_ns = period_ns
+        self.before_ns = self.after_ns = period_ns // 2
         """How far from its due time an action may have been recorded [ns]."""
         self._recent: deque[tuple[int, np.ndarray]] = deque()
+
+    def follow(self) -> None:
+        """Take the actions for those of the very ticks, each recorded before the next tick."""
+        self.before_ns, self.after_ns = 0, self._period_ns - 1
 
     def push(self, at_ns: int, action: np.ndarray) -> None:
         """Take in an action [A] recorded at `at_ns`."""
@@ -68,8 +73,8 @@ class Matcher:
 
     def nearest(self, due_ns: int) -> np.ndarray | None:
         """Return the action [A] nearest to `due_ns`, and forget what is older than both."""
-        while self._recent and self._recent[0][0] < due_ns - self.window_ns:
+        while self._recent and self._recent[0][0] < due_ns - self.before_ns:
             self._recent.popleft()
         near = [(abs(at - due_ns), k) for k, (at, _) in enumerate(self._recent)
-                if abs(at - due_ns) <= self.window_ns]
+                if at <= due_ns + self.after_ns]
         return self._recent[min(near)[1]][1] if near else None

@@ -20,7 +20,7 @@ from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.replay.charge import Charge, measured, modelled, recorded
 from diffusion_policy_rt.replay.drive import Conditions, Outcome, Replay, Watchers
 from diffusion_policy_rt.replay.faults import Fault
-from diffusion_policy_rt.replay.mapping import Sources, map_topics, parse
+from diffusion_policy_rt.replay.mapping import Inputs, Sources, map_topics, parse
 from diffusion_policy_rt.replay.measures import figures
 from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.thumbs import Thumbs
@@ -108,14 +108,15 @@ def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replaye
     with Bag(wish.bag) as bag:
         if not bag.topics or not bag.damage and not sum(t.messages for t in bag.topics):
             raise DataError(f'{wish.bag} holds no messages')
-        sources = map_topics(spec, bag.topics, parse(wish.maps))
+        sources = map_topics(Inputs.of(spec), bag.topics, parse(wish.maps))
         engine = load_engine(bundle, engine_name, wish.threads)
         values = parameters(spec, wish)
         streams = [*sources.cameras, 'state']
         how = Conditions(settings, make_charge(wish.latency, spec, settings, engine), wish.seed,
                          tuple(Fault.parse(text, streams) for text in wish.faults),
                          wish.action_type == 'twist_stamped',
-                         action_limits(values, spec.action.names), stream_rules(values, spec))
+                         action_limits(values, spec.action.names), stream_rules(values, spec),
+                         bundle.digest)
         return _write(bundle, bag, sources, engine, how, label, wish)
 
 
@@ -126,7 +127,7 @@ def _write(bundle: Bundle, bag: Bag, sources: Sources, engine: Engine, how: Cond
     wish.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         file = stack.enter_context(stack.enter_context(whole_file(trace)).open('w'))
-        trail = Trail(file, Matcher(how.settings.period_ns // 2))
+        trail = Trail(file, Matcher(how.settings.period_ns))
         tick = stack.enter_context(_output(wish, bundle, folder)) if wish.write_bag else None
         watchers = Watchers(_progress(stack, bag, sources), thumbs.note)
         if tick is not None:
@@ -170,7 +171,7 @@ def conditions(wish: Wish, sources: Sources, how: Conditions) -> dict[str, Any]:
     """Return what was asked for, so that the result can be had again."""
     topics = {**{f'camera.{name}': topic for name, (topic, _) in sources.cameras.items()},
               'state': sources.state or f'const:{",".join(map(str, sources.constant))}',
-              'action': sources.action, 'reset': sources.reset}
+              'action': sources.action, 'reset': sources.reset, 'events': sources.events}
     return {'input': str(wish.bag), 'topics': topics, 'latency': how.charge.text,
             'seed': how.seed, 'faults': list(wish.faults), 'rate_hz': how.settings.control_rate,
             'deadline_s': how.settings.deadline, 'settings': dataclasses.asdict(how.settings)}

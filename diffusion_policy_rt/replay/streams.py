@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from diffusion_policy_rt.replay.faults import Arrival
@@ -84,8 +84,9 @@ def _released(held: list[Arrival]) -> list[Arrival]:
             for one in sorted(held, key=lambda one: one.stream != STATE)]
 
 
-def segments(arrivals: Iterable[Arrival], silence_ns: int) -> Iterator[Iterator[Arrival]]:
-    """Split arrivals where nothing at all came for longer than `silence_ns`.
+def segments(arrivals: Iterable[Arrival], silence_ns: int,
+             begins: Callable[[Arrival], bool] = lambda _: False) -> Iterator[Iterator[Arrival]]:
+    """Split arrivals where one begins a run, or nothing at all came for longer than `silence_ns`.
 
     Each part must be used up before the next is asked for.
     """
@@ -97,7 +98,7 @@ def segments(arrivals: Iterable[Arrival], silence_ns: int) -> Iterator[Iterator[
         last = begin
         yield begin
         for arrival in source:
-            if arrival.at_ns - last.at_ns > silence_ns:
+            if arrival.at_ns - last.at_ns > silence_ns or begins(arrival):
                 first = arrival
                 return
             last = arrival

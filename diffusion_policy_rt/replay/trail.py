@@ -45,7 +45,7 @@ class Trail:
     def flush(self, now_ns: int | None = None) -> None:
         """Write the ticks whose recorded action must have come by now; all without a time."""
         while self._pending and (
-                now_ns is None or self._pending[0]['due_ns'] + self.matcher.window_ns < now_ns):
+                now_ns is None or self._pending[0]['due_ns'] + self.matcher.after_ns < now_ns):
             line = self._pending.popleft()
             found = self.matcher.nearest(line['due_ns'])
             line['recorded'] = None if found is None else found.tolist()

@@ -137,12 +137,12 @@ class Tuner:
 def plan_times(loop: PolicyLoop, repeats: int, cached: bool) -> list[float]:
     """Return how long plans take from one new frame per camera on [s]."""
     spec, rng, times = loop.spec, np.random.default_rng(0), []
-    pictures = {c.name: rng.integers(0, 256, (c.height, c.width, 3), np.uint8)
+    pictures = {c.name: rng.integers(0, 256, (2, c.height, c.width, 3), np.uint8)
                 for c in spec.cameras}
     for k in range(COLD + repeats):
         now = k * spec.step_ns
         for name, rgb in pictures.items():
-            loop.observe_frame(Frame.of(name, now, rgb))
+            loop.observe_frame(Frame.of(name, now, rgb[k % 2]))
         loop.observe_state(now, now, spec.state.example())
         if not cached:
             loop.cache.clear()

@@ -42,7 +42,7 @@ class VirtualTimeline:
 
     def play(self, start_ns: int, events: Iterator[Event]) -> None:
         """Stand at `start_ns` before these events; earlier ones happen at once."""
-        self._now, self._events = start_ns, events
+        self._now, self._events, self._hurried = start_ns, events, False
         self._next = next(events, None)
 
     def now_ns(self) -> int:

@@ -84,6 +84,7 @@ class BagPlayer(Node):
         record(self, [Topic(f'{node}/action', JointTrajectory),
                       Topic(f'{node}/shadow_action', JointTrajectory),
                       Topic(f'{node}/timing', Float64MultiArray),
+                      Topic(f'{node}/events', String),
                       Topic(f'{node}/policy_info', String, latched=True)], bag, lambda: self._now)
         return bag
 

@@ -31,6 +31,7 @@ def topics(task: Task, spec: PolicySpec) -> list[Topic]:
         Topic('/policy/action', JointTrajectory),
         *([Topic('/policy/gripper_action', Float64MultiArray)] if task.gripper else []),
         Topic('/policy/timing', Float64MultiArray),
+        Topic('/policy/events', String),
         Topic('/policy/policy_info', String, latched=True),
         Topic('/diagnostics', DiagnosticArray),
         Topic(f'/{task.name}/{task.measure}', Float64),

@@ -10,6 +10,7 @@ from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.convert import TO_FRAME, joint_state_to_values, stamp_ns
 from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.spec import CameraSpec
 
 STATE = 'joint_states'
@@ -22,6 +23,8 @@ class Intake:
         self._loop, self._complaints = loop, complaints
         self.open = False
         """Whether messages reach the loop; else they are checked only."""
+        self.newest: dict[str, int] = {}
+        """The newest stamp that came of each stream, by the loop's names for them [ns]."""
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -49,6 +52,7 @@ class Intake:
 
     def _frame(self, camera: CameraSpec, transport: str, msg: Any, now: int) -> None:
         frame = TO_FRAME[transport](camera, msg, now)
+        self._note(camera.name, frame.stamp_ns)
         if self.open:
             self._loop.observe_frame(frame)
 
@@ -56,8 +60,13 @@ class Intake:
         spec = self._loop.spec.state
         values = joint_state_to_values(spec.names, msg)
         spec.validate(values)
+        stamp = stamp_ns(msg.header, now)
+        self._note(ROBOT, stamp)
         if self.open:
-            self._loop.observe_state(stamp_ns(msg.header, now), now, values)
+            self._loop.observe_state(stamp, now, values)
+
+    def _note(self, stream: str, stamp: int) -> None:
+        self.newest[stream] = max(stamp, self.newest.get(stream, stamp))
 
 
 def source(camera: str) -> str:

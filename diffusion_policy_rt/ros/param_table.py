@@ -98,6 +98,12 @@ TABLE = [
           'Actions over which a new chunk is mixed with the last one, for policies that are not '
           'told the committed actions.', 0, 1000, live=True),
     Param('cache.capacity', 64, 'Encoded frames kept, over all cameras.', 1, 100_000, live=True),
+    Param('cache.condition', True,
+          'Keep what the denoiser makes of an observation alone, where the bundle has it in '
+          'parts; changes no action.', live=True),
+    Param('cache.blocks', False,
+          'Keep branches of the denoiser between the network calls of a plan, where the bundle '
+          'tells which (dprt cache); approximate.', live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
     Param('action_fields', [''],

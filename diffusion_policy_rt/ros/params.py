@@ -13,6 +13,7 @@ from rclpy.node import Node
 
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.ros.param_table import Param, action_limits, stream_rules
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
@@ -47,7 +48,7 @@ class NodeParams:
     threads: int
     seed: int
     settings: LoopSettings
-    cache_capacity: int
+    caches: CacheRules
     action_type: str
     action_fields: tuple[str, ...]
     gripper_actions: tuple[str, ...]
@@ -59,7 +60,6 @@ class NodeParams:
     limits: Limits
     cameras: Mapping[str, CameraParams]
     rules: Mapping[str, StreamRule]
-    tiles: Mapping[str, TileRule]
     window: float
     """Time that the diagnostics cover [s]."""
     thresholds: Mapping[str, tuple[float, float]]
@@ -118,7 +118,7 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
     threshold = 'diagnostics.threshold'
     return NodeParams(
         **{name: values[name] for name in plain}, settings=settings,
-        cache_capacity=values['cache.capacity'],
+        caches=caches_of(values, spec),
         action_fields=spec.action.names if values['action_fields'] == [''] else tuple(
             values['action_fields']),
         gripper_actions=tuple(name for name in values['gripper.actions'] if name),
@@ -129,10 +129,16 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
         cameras={c.name: CameraParams(values[f'cameras.{c.name}.topic'],
                                       values[f'cameras.{c.name}.transport'])
                  for c in spec.cameras},
-        rules=stream_rules(values, spec), tiles=tiles_of(values, spec),
+        rules=stream_rules(values, spec),
         window=values['diagnostics.window'],
         thresholds={name: (values[f'{threshold}.{name}.warn'], values[f'{threshold}.{name}.error'])
                     for name in THRESHOLDS})
+
+
+def caches_of(values: Mapping[str, Any], spec: PolicySpec) -> CacheRules:
+    """Return the rules of all caches among parameter values."""
+    return CacheRules(values['cache.capacity'], values['cache.condition'], values['cache.blocks'],
+                      tiles_of(values, spec))
 
 
 def tiles_of(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, TileRule]:

@@ -139,8 +139,8 @@ class PolicyNode(LifecycleNode):
         if self._runner is not None:
             values = self._values()
             spec = self._runner.loop.spec
-            self._runner.apply(params.settings_of(values), values['cache.capacity'],
-                               params.tiles_of(values, spec), values['enable_output'])
+            self._runner.apply(params.settings_of(values), params.caches_of(values, spec),
+                               values['enable_output'])
 
     # -- time ----------------------------------------------------------------------------------
 

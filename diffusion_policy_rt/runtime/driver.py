@@ -23,13 +23,14 @@ from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 
 NAN = float('nan')
+START, RESET, PLAN, ALIGN = 'start', 'reset', 'plan', 'align'
 PUBLISH_MARGIN_NS = 500_000
 """Added to the measured p99 of publishing when the tick decides how long it may wait [ns]."""
 MAX_SKIPPED = 1000
 """Periods without a tick that are recorded one by one after a stall."""
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -41,22 +42,27 @@ class Driver:
     publishing changes, with '' when all works again. `prepare` is called once in that thread, and
     `between` after each tick, for what must not happen within one. A period in which the machine
     did not let the tick run is recorded too: as a missed STOP.
+
+    `on_event` is told what a re-enactment needs to know, in ns: (START, now); (RESET, now) when
+    the loop has forgotten; (PLAN, tick) when a plan is there, or refused, `loop.looked` telling
+    what it saw; (ALIGN, next tick) when the ticks take a frame's phase.
     """
 
     def __init__(self, loop: PolicyLoop, timeline: Timeline, publish: Callable[[Action], None],
                  on_tick: Callable[[Tick], None], on_reason: Callable[[str], None],
                  make_planner: Callable[[PolicyLoop], Planner] = Planner,
                  prepare: Callable[[], object] = _nothing,
-                 between: Callable[[], object] = _nothing) -> None:
+                 between: Callable[[], object] = _nothing,
+                 on_event: Callable[[str, int], object] = _nothing) -> None:
         self.loop, self._timeline = loop, timeline
         self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
         self._planner = make_planner(loop)
-        self._prepare, self._between = prepare, between
+        self._prepare, self._between, self._on_event = prepare, between, on_event
         self._thread = threading.Thread(target=self.run, name='tick', daemon=True)
         self._wake, self._reset = threading.Event(), threading.Event()
         self._stopping = self._aligned = False
         self._reason = ''
-        self._count = 0
+        self._asked = self._count = 0
 
     def start(self) -> None:
         """Begin to tick, one period from now. A driver runs once."""
@@ -64,11 +70,15 @@ class Driver:
 
     def stop(self) -> None:
         """End both threads; no action is published after this returns."""
-        self._stopping = True
-        self._wake.set()
+        self.end()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join()
         self._planner.stop()
+
+    def end(self) -> None:
+        """Begin no tick any more; the one under way goes on."""
+        self._stopping = True
+        self._wake.set()
 
     def reset(self) -> None:
         """Forget all that was observed and planned; no action planned before is published."""
@@ -89,7 +99,9 @@ class Driver:
             raise
 
     def _run(self) -> None:
-        scheduled = self._timeline.now_ns() + self.loop.settings.period_ns
+        now = self._timeline.now_ns()
+        self._on_event(START, now)
+        scheduled = now + self.loop.settings.period_ns
         while True:
             self._timeline.sleep_until(scheduled, self._wake)
             self._wake.clear()  # before looking: what is set after this wakes the next sleep
@@ -104,11 +116,12 @@ class Driver:
 
     def _begin_anew(self, scheduled: int) -> int:
         """Reset the loop; the rhythm stands unless the timeline itself has jumped."""
-        self._planner.take()
+        self._take()
         self.loop.reset()
         self._reset.clear()
         self._aligned = False
         now, period = self._timeline.now_ns(), self.loop.settings.period_ns
+        self._on_event(RESET, now)
         return scheduled if abs(now - scheduled) <= period else now + period
 
     def _next(self, scheduled: int) -> int:
@@ -122,15 +135,17 @@ class Driver:
         for k in range(1, 1 + min(skipped, MAX_SKIPPED)):
             self._skip(scheduled + k * period, now)
         frame = self.loop.newest_frame
-        if not self._aligned and frame is not None:
-            self._aligned = True
-            scheduled = frame.arrival_ns
-        return scheduled + period * max(1, (now - scheduled) // period + 1)
+        if self._aligned or frame is None:
+            return scheduled + period * max(1, (now - scheduled) // period + 1)
+        self._aligned = True
+        upcoming = frame.arrival_ns + period * max(1, (now - frame.arrival_ns) // period + 1)
+        self._on_event(ALIGN, upcoming)
+        return upcoming
 
     def _tick(self, scheduled: int) -> None:
         loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
         frame, deadline = loop.newest_frame, Deadline(scheduled, loop.settings.deadline_ns)
-        late = self._account(planner.take())
+        late = self._account(self._take())
         result = self._account(self._plan(planner, scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
         decided = self._timeline.now_ns()
@@ -152,9 +167,17 @@ class Driver:
         fewest = self.loop.settings.allowed_steps(self.loop.spec)[0]
         planning = latencies.p99_ns('encode') + latencies.p99_ns(fewest)
         self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
+        self._asked = scheduled
         planner.ask(scheduled, cut_off - self._timeline.now_ns())
         self._timeline.sleep_until(cut_off, planner.done)
-        return planner.take() or self._cut_short()
+        return self._take() or self._cut_short()
+
+    def _take(self) -> Result | None:
+        """Return the planner's result, once, and tell what it was planned from."""
+        result = self._planner.take()
+        if result is not None:
+            self._on_event(PLAN, self._asked)
+        return result
 
     def _account(self, result: Result | None) -> Result | None:
         """Count a plan that failed for no stream's fault; return what was given."""

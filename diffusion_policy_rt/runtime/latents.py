@@ -15,14 +15,17 @@ from diffusion_policy_rt.runtime.frame import Frame
 
 
 class LatentCache:
-    """Latents keyed by (camera, stamp); the least recently used leave first."""
+    """Latents keyed by camera, stamp and arrival; the least recently used leave first.
+
+    Stamps that are set back can come again, of another image.
+    """
 
     def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f'capacity {capacity} must be at least 1')
         self.capacity = capacity
         """Latents kept, at least 1; a smaller value holds from the next frame encoded on."""
-        self._latents: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._latents: OrderedDict[tuple[str, int, int], np.ndarray] = OrderedDict()
         self.hits = 0
         self.misses = 0
 
@@ -31,7 +34,7 @@ class LatentCache:
 
     def get(self, frame: Frame, encode: Callable[[Frame], np.ndarray]) -> np.ndarray:
         """Return the frame's latent, calling `encode` only for a frame not seen before."""
-        key = (frame.camera, frame.stamp_ns)
+        key = (frame.camera, frame.stamp_ns, frame.arrival_ns)
         if key in self._latents:
             self.hits += 1
             self._latents.move_to_end(key)

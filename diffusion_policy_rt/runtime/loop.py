@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from diffusion_policy_rt.errors import FrameError
+from diffusion_policy_rt.runtime.acting import Action, measured, resting
 from diffusion_policy_rt.runtime.arrivals import Arrivals
-from diffusion_policy_rt.runtime.chunk import Chunk, blend, continued, splice
+from diffusion_policy_rt.runtime.chunk import Chunk, blend, splice
+from diffusion_policy_rt.runtime.caches import (
+    CacheRules, denoiser_figures, denoiser_of, keep_conditions)
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
@@ -22,42 +24,16 @@ from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
 from diffusion_policy_rt.runtime.latents import LatentCache
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import (
-    ROBOT, NotReady, Observation, ObservationBuffer, State, observed)
+    ROBOT, NotReady, Observation, ObservationBuffer, State)
+from diffusion_policy_rt.runtime.plan import Plan, chunk_estimates, rung_of
 from diffusion_policy_rt.runtime.ports import Engine
-from diffusion_policy_rt.runtime.prefix import PrefixLayout, committed
-from diffusion_policy_rt.runtime.sampler import estimates
+from diffusion_policy_rt.runtime.prefix import committed
 from diffusion_policy_rt.runtime.seams import Seams
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
 from diffusion_policy_rt.runtime.trace import Rung
 from diffusion_policy_rt.spec import PolicySpec
-
-
-PLAN_FAULTS = ('late', 'cut_short', 'raised', 'not_finite')
-"""What is counted of plans: later than their tick, used before they were done, failed."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One inference and what it cost."""
-
-    chunk: Chunk
-    rung: Rung
-    """FRESH, or FEWER when the deadline allowed fewer steps than `max_steps`."""
-    cache_hits: int
-    skew_ns: int
-    encode_ns: int
-    denoise_ns: int
-    plan_ns: int
-
-
-@dataclass(frozen=True)
-class Action:
-    """What a tick publishes."""
-
-    rung: Rung
-    actions: np.ndarray
-    """float64 [K, A] in units: the action due now, then the rest of the chunk; K = 0 for STOP."""
 
 
 class PolicyLoop:
@@ -74,7 +50,9 @@ class PolicyLoop:
         self.latencies = LatencyModel()
         self.arrivals = Arrivals()
         self.guard = Guard((camera.name for camera in spec.cameras), rules)
-        self.cache = LatentCache(capacity=4 * spec.n_obs * len(spec.cameras))
+        self.rules = CacheRules(4 * spec.n_obs * len(spec.cameras),
+                                tiles={camera.name: TileRule() for camera in spec.cameras})
+        self.cache = LatentCache(self.rules.capacity)
         self.tiling = Tiling(spec, engine)
         self._clock = clock
         self._arrived: deque[Frame | State] = deque(maxlen=1024)
@@ -89,8 +67,22 @@ class PolicyLoop:
         self.counts: Counter[str] = Counter()
         """How many plans met with each of `PLAN_FAULTS`."""
         self._planned_ns: int | None = None
+        self.looked: dict[str, int] = {}
+        """The newest stamp of each stream when the last plan looked [ns]."""
         self._state: State | None = None
         self.newest_frame: Frame | None = None
+
+    # -- caches --------------------------------------------------------------------------------
+
+    def keep(self, rules: CacheRules) -> None:
+        """Use other rules from the next plan on."""
+        self.rules = rules
+        self.cache.capacity, self.tiling.rules = rules.capacity, rules.tiles
+        keep_conditions(self.engine, rules.condition)
+
+    def cache_figures(self) -> dict[str, object]:
+        """Return what the caches but that of latents tell of themselves."""
+        return {**denoiser_figures(self.engine), **self.tiling.figures()}
 
     # -- observe -------------------------------------------------------------------------------
 
@@ -133,6 +125,7 @@ class PolicyLoop:
                 self._buffer.push_frame(sample_)
             else:
                 self._buffer.push_state(sample_)
+        self.looked = self._buffer.newest
         return self._buffer.observe(now_ns, self.settings.observation_timeout_ns,
                                     round(self.settings.max_camera_skew * 1e9))
 
@@ -160,7 +153,7 @@ class PolicyLoop:
         observation = self.observe(now_ns)
         if isinstance(observation, NotReady):
             return observation
-        hits = self.cache.hits
+        hits, misses = self.cache.hits, self.cache.misses
         latents = self._encode(observation)
         if isinstance(latents, NotReady):
             return latents
@@ -179,7 +172,7 @@ class PolicyLoop:
                                 kind='not_finite')
             chunk = blend(before, chunk, now_ns, self.settings.blend_steps)
             done = self._clock.now_ns()
-            plan = Plan(chunk, Rung.FRESH if chunk.steps == max(allowed) else Rung.FEWER,
+            plan = Plan(chunk, rung_of(chunk.steps, max(allowed), self.cache.misses - misses),
                         self.cache.hits - hits, observation.skew_ns, encoded - began,
                         done - encoded, done - began)
             if offer is not None and chunk.steps < steps:
@@ -213,38 +206,10 @@ class PolicyLoop:
     def estimates(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                   steps: int, noise: np.ndarray | None = None,
                   given: np.ndarray | None = None) -> Iterator[Chunk | None]:
-        """Yield the chunk that there is after each network call; None when it is not finite.
-
-        It goes on from the committed actions `given` [d, A] in units, d at most the spec's prefix.
-        The noise depends on the seed and on the observation's stamp alone, so the same frames give
-        the same actions live and offline, at any load; but a schedule with a warm start goes on
-        from the last chunk.
-        """
-        spec = self.spec
-        start = observation.stamp_ns - (spec.n_obs - 1) * spec.step_ns
-        rng = np.random.default_rng((self.seed, observation.stamp_ns % 2**64))
-        if noise is None:
-            noise = rng.standard_normal((spec.horizon, len(spec.action)), np.float32)
-        layout, state = PrefixLayout.of(spec), observation.states[-1]
-        held = spec.encode_actions(np.zeros((0, len(spec.action))) if given is None else given,
-                                   state)
-        cond = np.concatenate([observed(spec, latents, observation.states), layout.tail(held)])
-        made = estimates(
-            layout.hold(lambda x, sigma, stop: self.engine.denoise(x, sigma, cond, stop), held),
-            spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng,
-            self._guess(observation, start, steps))
-        for calls, normalised in enumerate(made, 1):
-            yield Chunk(start, spec.step_ns, spec.decode_actions(normalised, state),
-                        observation.stamp_ns, calls) if np.isfinite(normalised).all() else None
-
-    def _guess(self, observation: Observation, start_ns: int, steps: int) -> np.ndarray | None:
-        """Return what the last chunk says of the new one, normalised, for a warm start."""
-        if not self.spec.schedule(steps).warm_sigmas:
-            return None
-        actions = continued(self.current, start_ns, observation.stamp_ns)
-        if actions is None:
-            return None
-        return self.spec.encode_actions(actions, observation.states[-1])
+        """Yield what there is after each network call, as `plan.chunk_estimates` does."""
+        denoiser = denoiser_of(self.engine, self.spec.schedule(steps), self.rules)
+        return chunk_estimates(self.spec, denoiser, self.seed, observation, latents, steps, noise,
+                               given, self.current)
 
     # -- act -----------------------------------------------------------------------------------
 
@@ -278,7 +243,7 @@ class PolicyLoop:
             self._ended_ns = chunk.stamp_ns
         left = 0 if chunk is None else chunk.stamp_ns + self.settings.action_timeout_ns - now_ns
         if chunk is None or left < 0 or order == Rung.STOP:
-            return Action(Rung.STOP, np.empty((0, len(self.spec.action))))
+            return Action.stop(self.spec)
         rest = chunk.rest(now_ns)[:1 + left // chunk.step_ns]
         if not len(rest) or self._broken_off(chunk):
             return self.hold(now_ns)
@@ -292,16 +257,11 @@ class PolicyLoop:
         is due; without either, nothing is published. `now_ns` tells a state too old to hold at,
         and what is due; without it the newest state and the last planned value stand.
         """
-        size = len(self.spec.action)
         if self.velocity:
-            return Action(Rung.HOLD, np.zeros((1, size)))
-        values, chunk = self._measured(now_ns), self.current
-        if chunk is not None:
-            last = len(chunk.actions) - 1
-            due = last if now_ns is None else min(max(0, chunk.index(now_ns)), last)
-            values = np.where(np.isfinite(values), values, chunk.actions[due])
+            return Action(Rung.HOLD, np.zeros((1, len(self.spec.action))))
+        values = resting(self._measured(now_ns), self.current, now_ns)
         if not np.isfinite(values).all():
-            return Action(Rung.STOP, np.empty((0, size)))
+            return Action.stop(self.spec)
         return Action(Rung.HOLD, self._bounded(values[None]))
 
     def _bounded(self, actions: np.ndarray) -> np.ndarray:
@@ -312,10 +272,7 @@ class PolicyLoop:
         state = self._state
         old = (state is not None and now_ns is not None
                and now_ns - state.arrival_ns > self.settings.action_timeout_ns)
-        if state is None or old or self.velocity:
-            return np.full(len(self.spec.action), np.nan)
-        values = dict(zip(self.spec.state.names, state.values))
-        return np.array([values.get(name, np.nan) for name in self.spec.action.names])
+        return measured(self.spec, None if old or self.velocity else state)
 
     def reset(self) -> None:
         """Forget observations, latents and the chunk, as at a new episode or a clock jump."""

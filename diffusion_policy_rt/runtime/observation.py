@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -136,6 +136,12 @@ class ObservationBuffer:
     def discard(self, frame: Frame) -> None:
         """Drop a frame that turned out to be unfit; an older one may stand in for it."""
         self._frames[frame.camera].discard(frame.stamp_ns)
+
+    @property
+    def newest(self) -> dict[str, int]:
+        """The newest stamp of each stream that has one, `ROBOT` among them [ns]."""
+        streams: dict[str, Stream[Any]] = {**self._frames, ROBOT: self._states}
+        return {name: stream.newest_ns for name, stream in streams.items() if len(stream)}
 
     @property
     def newest_state(self) -> State | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+
+from diffusion_policy_rt.runtime.conditioned import Conditioned
+from diffusion_policy_rt.spec import Schedule
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,28 @@ class Engine(Encoder, Denoiser, Protocol):
     """Part -> data type of its products as executed, or `int8 38, float32 3` where they differ."""
     executed: dict[str, list[Layer]]
     """Part -> its products in order of execution."""
+
+
+@runtime_checkable
+class ConditionedEngine(Protocol):
+    """An engine that keeps what its denoiser makes of a condition."""
+
+    conditioned: Conditioned | None
+    """None where the bundle has the denoiser as a whole only."""
+
+
+@runtime_checkable
+class BlockwiseEngine(Protocol):
+    """An engine that can keep branches of its denoiser between the calls of a plan."""
+
+    blocks: Counter[str]
+    """Branches `computed` and `kept`, over all plans."""
+
+    def blockwise(self, schedule: Schedule) -> Denoiser | None:
+        """Return the denoiser of one plan, called once for each level in order.
+
+        None for a bundle that does not tell which branches to keep.
+        """
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.torch_engine import load_policy
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.runtime.schedule import default_schedules, squared_cosine_levels
 from diffusion_policy_rt.spec import (
@@ -58,6 +60,19 @@ def write_base(folder: Path, spec: PolicySpec, products: bool = True,
         if weight.ndim > 1 and not weight.any():  # a gate that is shut would hide the block
             nn.init.normal_(weight, std=0.02)
     return export_bundle(policy, model, folder, NOTE, products)
+
+
+def resize(source: Bundle, image: int, folder: Path) -> Bundle:
+    """Write a bundle's networks for images of `image` x `image` pixels, not cropped.
+
+    Its encoders were trained on another size: only speed and differences are of interest.
+    """
+    cameras = tuple(replace(camera, height=image, width=image, crop=None)
+                    for camera in source.spec.cameras)
+    policy = Policy(replace(source.spec, cameras=cameras), source.model)
+    policy.load_state_dict(load_policy(source).state_dict())
+    facts = {**NOTE, 'training': dict(source.training)}
+    return export_bundle(policy, source.model, folder, facts, blocks=source.blocks)
 
 
 def quantize_base(source: Bundle, folder: Path, denoiser: str) -> Bundle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from diffusion_policy_rt.errors import DprtError
-from diffusion_policy_rt.train.sharding import average, recompute, shard, synchronise
+from diffusion_policy_rt.train.sharding import average, building, recompute, shard, synchronise
 
 PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
@@ -59,6 +59,12 @@ class World:
         else:
             module.to(self.device)
         return module
+
+    def building(self) -> AbstractContextManager[None]:
+        """Return the context in which a network is built: its blocks sharded as they come."""
+        if not self.strategy.shard:
+            return nullcontext()
+        return building(self.device, self.size, PRECISIONS[self.strategy.precision])
 
     def replicated(self) -> World:
         """Return this world with all of the weights in each process."""

@@ -12,8 +12,18 @@ class EMA:
     """Keeps `module` = decay * module + (1 - decay) * trained; the decay warms up from zero."""
 
     def __init__(self, trained: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(trained).eval().requires_grad_(False)
-        self.decay = decay
+        """`trained` is the module at the start, which is copied."""
+        self.follow(copy.deepcopy(trained), decay)
+
+    @classmethod
+    def of(cls, module: nn.Module, decay: float) -> EMA:
+        """Return the average that begins with a module of its own."""
+        made = cls.__new__(cls)
+        made.follow(module, decay)
+        return made
+
+    def follow(self, module: nn.Module, decay: float) -> None:
+        self.module, self.decay = module.eval().requires_grad_(False), decay
 
     @torch.no_grad()
     def update(self, trained: nn.Module, step: int) -> None:

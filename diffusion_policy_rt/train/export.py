@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +16,63 @@ from onnx import TensorProto, numpy_helper
 from safetensors.numpy import save_file
 from torch import nn
 
-from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
+from diffusion_policy_rt.engines.bundle import (
+    SPLIT, WEIGHTS, Bundle, masked_part, write_bundle)
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.parity import check_parity, write_parity
 from diffusion_policy_rt.engines.torch_engine import TorchNetworks
 from diffusion_policy_rt.engines.weights import (
     OWN, PRODUCTS, Stored, prefix_of, read_header)
 from diffusion_policy_rt.model.lower import lower
+from diffusion_policy_rt.model.masked import MaskedStep
 from diffusion_policy_rt.model.policy import Policy
+from diffusion_policy_rt.model.split import Parts, split
+from diffusion_policy_rt.runtime.blocks import names
+from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.stages import StageGraph, stage_graphs
 
 OPSET = 17
+NET = 'net.'
+"""Before the names of layers that a part took over from the whole network."""
+Graphs = dict[str, tuple[nn.Module, dict[str, torch.Tensor], str]]
 
 
 def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
-                  facts: Mapping[str, Any], products: bool = True) -> Bundle:
+                  facts: Mapping[str, Any], products: bool = True,
+                  blocks: Mapping[str, Any] | None = None) -> Bundle:
     """Write the bundle, with outputs of its networks, and check that the CPU engine gives these.
 
     Layers are written as gather and matrix product, or where not `products` as they are.
 
     `model` is the networks' configuration; `facts` holds `training`, `quality`, `provenance`.
+    `blocks` are schedules of branches to keep, by step count, as the manifest has them.
     """
     policy = policy.cpu().eval()
-    written = lower(copy.deepcopy(policy)) if products else policy
+    written = copy.deepcopy(policy)
+    in_parts = split(written.denoiser)
+    if products:
+        lower(written)
+        for part in in_parts:
+            lower(part)
 
     def fill(partial: Path) -> None:
         tensors = {name: np.ascontiguousarray(t.numpy())
                    for name, t in written.state_dict().items()}
         save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS if products else OWN})
         stored = read_header(partial / WEIGHTS)[0]
-        for name, (module, inputs, output) in graphs(written).items():
+        for name, (module, inputs, output) in (
+                graphs(written) | split_graphs(policy.spec, in_parts)).items():
             path = partial / f'{name}.onnx'
             export_graph(module, inputs, output, path)
             graph = onnx.load(str(path))
+            own_weights(graph)
             name_products(graph)
-            share_weights(graph, name, stored, tensors)
+            share_weights(graph, 'denoiser' if name in SPLIT else name, stored, tensors)
             path.write_bytes(graph.SerializeToString())
+        for fresh in {call for entry in (blocks or {}).values() for call in entry['fresh']}:
+            graph = export_masked(policy.spec, in_parts, fresh, partial)
+            share_weights(graph, 'denoiser', stored, tensors)
+            (partial / f'{masked_part(fresh)}.onnx').write_bytes(graph.SerializeToString())
         for stage in stage_graphs(written):
             graph = export_stage(stage, partial / f'{stage.name}.onnx')
             share_weights(graph, stage.part, stored, tensors)
@@ -59,28 +80,56 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
         write_parity(partial, policy.spec, TorchNetworks(policy))
 
     bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
-                                   'dtypes': {'weights': 'float32'}}, fill)
+                                   'dtypes': {'weights': 'float32'}, 'blocks': blocks or {}}, fill)
     check_parity(bundle, load_engine(bundle, 'onnxruntime'), 'onnxruntime')
     return bundle
 
 
-def graphs(policy: Policy) -> dict[str, tuple[nn.Module, dict[str, torch.Tensor], str]]:
-    """Return each graph's module, example inputs by name, and the name of its output."""
+def graphs(policy: Policy) -> Graphs:
+    """Return each network's module, example inputs by name, and the name of its output."""
     spec = policy.spec
-    made: dict[str, tuple[nn.Module, dict[str, torch.Tensor], str]] = {
+    made: Graphs = {
         f'encoder_{c.name}': (policy.encoders[c.name],
                               {'image': torch.zeros(1, 3, *c.input_size)}, 'latent')
         for c in spec.cameras}
-    inputs = {'x': torch.zeros(1, spec.horizon, len(spec.action)), 'c_noise': torch.zeros(1),
-              'cond': torch.zeros(1, spec.cond_dim)}
-    if spec.precond.stop_time:
-        inputs['c_stop'] = torch.zeros(1)
-    made['denoiser'] = (policy.denoiser, inputs, 'output')
+    level, cond, x = examples(spec)
+    c_noise, *stop = level.items()
+    made['denoiser'] = (policy.denoiser, x | dict([c_noise]) | cond | dict(stop), 'output')
     return made
 
 
-def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: str, path: Path,
-                 dynamic: Mapping[str, Mapping[int, str]] | None = None) -> None:
+def split_graphs(spec: PolicySpec, parts: Parts) -> Graphs:
+    """Return the like of the denoiser's parts."""
+    level, cond, x = examples(spec)
+    with torch.no_grad():
+        made = {'level': parts.level(*level.values()), 'observed': parts.observed(*cond.values())}
+    return {SPLIT[0]: (parts.level, level, 'level'), SPLIT[1]: (parts.observed, cond, 'observed'),
+            SPLIT[2]: (parts.step, x | made, 'output')}
+
+
+def examples(spec: PolicySpec) -> tuple[dict[str, torch.Tensor], ...]:
+    """Return a denoiser's levels, condition and noisy chunk, each by name."""
+    levels = ('c_noise', 'c_stop')[:1 + spec.precond.stop_time]
+    return ({name: torch.zeros(1) for name in levels}, {'cond': torch.zeros(1, spec.cond_dim)},
+            {'x': torch.zeros(1, spec.horizon, len(spec.action))})
+
+
+def export_masked(spec: PolicySpec, parts: Parts, fresh: str, folder: Path) -> onnx.ModelProto:
+    """Write a step that computes some branches, and return its graph."""
+    inputs = split_graphs(spec, parts)[SPLIT[2]][1]
+    with torch.no_grad():
+        made = MaskedStep(parts.step, '1' * len(fresh))(*inputs.values())[1:]
+    kept, computed = names(fresh)
+    given = dict(zip(kept, [tensor for tensor, bit in zip(made, fresh) if bit == '0']))
+    path = folder / f'{masked_part(fresh)}.onnx'
+    export_graph(MaskedStep(parts.step, fresh), inputs | given, ('output', *computed), path)
+    return onnx.load(str(path))
+
+
+def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],
+                 output: str | Sequence[str], path: Path,
+                 dynamic: Mapping[str, Mapping[int, str]] | None = None,
+                 opset: int = OPSET) -> None:
     """Write one network as an ONNX graph that holds its weights.
 
     Shapes are those of `inputs`, but for the dimensions that `dynamic` names.
@@ -88,7 +137,8 @@ def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor], output: 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the exporter's own deprecation notices
         torch.onnx.export(module, tuple(inputs.values()), str(path), input_names=list(inputs),
-                          output_names=[output], opset_version=OPSET, dynamo=False,
+                          output_names=[output] if isinstance(output, str) else list(output),
+                          opset_version=opset, dynamo=False,
                           dynamic_axes=dynamic)
 
 
@@ -100,25 +150,37 @@ def export_stage(stage: StageGraph, path: Path) -> onnx.ModelProto:
     return graph
 
 
+def own_weights(graph: onnx.ModelProto) -> None:
+    """Give each layer weights of its own name; the exporter writes equal ones once."""
+    held = {i.name: i for i in graph.graph.initializer}
+    for node in [n for n in graph.graph.node if n.op_type == 'Identity' and n.input[0] in held]:
+        own = graph.graph.initializer.add()
+        own.CopyFrom(held[node.input[0]])
+        own.name = node.output[0]
+        graph.graph.node.remove(node)
+
+
 def name_products(graph: onnx.ModelProto) -> None:
     """Call each product by the layer whose weight it reads, for the audit of what was executed."""
     weights = {i.name for i in graph.graph.initializer if i.name.endswith('.weight')}
     for node in graph.graph.node:
         if node.op_type in ('MatMul', 'Conv') and node.input[1] in weights:
-            node.name = node.input[1].removesuffix('.weight')
+            node.name = node.input[1].removesuffix('.weight').removeprefix(NET)
 
 
 def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored],
                   tensors: Mapping[str, np.ndarray]) -> None:
     """Make the part's initialisers refer to equal tensors in the weights file, by their bytes.
 
-    `tensors` are what the file holds. Small ones stay in the graph.
+    `tensors` are what the file holds. Small ones stay in the graph. The first or the last rows of
+    a tensor are looked for too: a projection of several features, split, is that.
     """
     prefix = prefix_of(part)
-    held = {_digest(tensors[name]): where for name, where in stored.items()
-            if name.startswith(prefix)}
+    own = {name: where for name, where in stored.items() if name.startswith(prefix)}
+    held = {_digest(tensors[name].tobytes()): where for name, where in own.items()}
     for initialiser in graph.graph.initializer:
-        where = held.get(_digest(numpy_helper.to_array(initialiser)))
+        where = held.get(_digest(content(initialiser))) or _rows(
+            numpy_helper.to_array(initialiser), own, tensors)
         if where is None or where.length < 256:
             continue
         initialiser.ClearField('raw_data')
@@ -128,5 +190,24 @@ def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored
             initialiser.external_data.add(key=key, value=str(value))
 
 
-def _digest(array: np.ndarray) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(array).data).digest()
+def _rows(array: np.ndarray, stored: Mapping[str, Stored],
+          tensors: Mapping[str, np.ndarray]) -> Stored | None:
+    """Return where the first or the last rows of a stored matrix are those of `array`."""
+    for name, where in stored.items():
+        rows, whole = len(array) if array.ndim == 2 else 0, tensors[name]
+        if rows and whole.ndim == 2 and whole.shape[1:] == array.shape[1:] and (
+                rows < len(whole)) and whole.dtype == array.dtype:
+            for first in (0, len(whole) - rows):
+                if np.array_equal(whole[first:first + rows], array):
+                    return Stored(where.dtype, array.shape,
+                                  where.offset + first * whole[0].nbytes, array.nbytes)
+    return None
+
+
+def content(initialiser: onnx.TensorProto) -> bytes:
+    """Return the values as they lie in a file; 4-bit ones are packed."""
+    return initialiser.raw_data or numpy_helper.to_array(initialiser).tobytes()
+
+
+def _digest(values: bytes) -> bytes:
+    return hashlib.sha256(values).digest()

@@ -95,15 +95,18 @@ class LatentObjective:
     """Train the denoiser on conditions computed once by frozen encoders."""
 
     def __init__(self, policy: Policy, observed: np.ndarray, chunks: np.ndarray,
-                 held_out: np.ndarray, noise: np.ndarray, how: Training,
+                 held_out: np.ndarray, chosen: np.ndarray, noise: np.ndarray, how: Training,
                  device: torch.device) -> None:
+        """Of all windows, those `chosen` [W] are learned from and validated on."""
         self.module: nn.Module = policy.denoiser
         self.denoising = DenoisingLoss(policy.spec.precond, how,
                                        PrefixLayout.of(policy.spec))
         self.observed = torch.from_numpy(observed).to(device)
         self.chunks = torch.from_numpy(chunks).to(device)
         self.noise = noise.astype(np.float32)  # [observed_dim] standard deviation
-        self.train_rows, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        self.train_rows = np.flatnonzero(chosen & ~held_out)
+        self.held_out = np.flatnonzero(chosen & held_out)
+        self.make = policy.make_denoiser
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the denoising loss on these windows."""
@@ -131,6 +134,7 @@ class PixelObjective:
                  observed: np.ndarray, chunks: np.ndarray, held_out: np.ndarray, how: Training,
                  device: torch.device) -> None:
         self.module: nn.Module = policy
+        self.make = policy.another
         self.spec: PolicySpec = policy.spec
         self.denoising = DenoisingLoss(policy.spec.precond, how,
                                        PrefixLayout.of(policy.spec))

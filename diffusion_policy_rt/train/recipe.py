@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.share import read_yaml
 from diffusion_policy_rt.spec import build
 
@@ -80,6 +81,20 @@ class Training(Optimisation):
 
 
 @dataclass(frozen=True)
+class Selection(Optimisation):
+    """Learn only from windows whose actions brought success nearer than was to be expected."""
+
+    keys: tuple[str, ...] = ('success', 'next.success')
+    """A stream that is above 0 where success is met; data sets may lack it."""
+    discount: float = 0.98
+    """Of success, per control step."""
+    ahead: int = 12
+    """Control steps after which what was gained is looked at."""
+    least: float = 0.0
+    """Control steps that must be gained by then on what was to be expected."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything `dprt train` needs besides the data."""
 
@@ -104,6 +119,8 @@ class Recipe:
     sigma_max: float = 80.0
     """`edm`, `flow`: the noise level that a sampler starts from."""
     pretrain: Pretraining | None = None
+    select: Selection | None = None
+    """Only with `pretrain`, whose encoders it needs."""
     prefix: int = 0
     """Committed actions that a plan can be told, for continuity under latency; 0 for none."""
     max_episodes: int | None = None
@@ -119,9 +136,14 @@ def parse_recipe(data: Mapping[str, Any]) -> Recipe:
                         for name, camera in dict(data.get('cameras') or {}).items()}
     for key, part in (('state', VectorRecipe), ('action', VectorRecipe), ('train', Training)):
         parts[key] = build(part, data.get(key) or {}, key)
-    if data.get('pretrain'):
-        parts['pretrain'] = build(Pretraining, data['pretrain'], 'pretrain')
-    return build(Recipe, {**parts, 'source': dict(data)}, 'recipe')
+    for key, section in (('pretrain', Pretraining), ('select', Selection)):
+        if data.get(key):
+            parts[key] = build(section, data[key], key)
+    recipe = build(Recipe, {**parts, 'source': dict(data)}, 'recipe')
+    if recipe.select is not None and recipe.pretrain is None:
+        raise SpecError('recipe: `select` judges what pretrained encoders see; add `pretrain`, or '
+                        'take `select` out')
+    return recipe
 
 
 def load_recipe(name: str | Path, epochs: int = 0, max_episodes: int = 0) -> Recipe:

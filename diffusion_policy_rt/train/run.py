@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,16 +18,23 @@ from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
 from diffusion_policy_rt.train.data import Dataset, join, read_dataset
+from diffusion_policy_rt.train.data.bags import is_bag, read_bag
+from diffusion_policy_rt.train.data.streams import MayLack
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
 from diffusion_policy_rt.train.pixels import fit_all
+from diffusion_policy_rt.train.progress import SUCCESS, chosen_windows
 from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
 from diffusion_policy_rt.train.trainer import History, Objective, Referee, Trainer
 from diffusion_policy_rt.train.windows import Windows, make_windows, split_episodes
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.selection import ClosedLoop
+
+
+SEEN = ('cameras', 'state', 'action', 'n_obs', 'horizon', 'encoder', 'pretrain', 'max_episodes')
+"""Sections of a recipe that pretrained encoders depend on."""
 
 
 class Training:
@@ -47,15 +54,17 @@ class Training:
         self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
         self.images = {c.name: fit_all(data.streams[c.name], c) for c in self.spec.cameras}
         self.model = {'encoder': dict(recipe.encoder), 'denoiser': dict(recipe.denoiser)}
-        self.policy = Policy(self.spec, self.model)
+        with world.building():
+            self.policy = Policy(self.spec, self.model)
         self.curves: dict[str, History] = {}
 
-    @property
-    def fingerprint(self) -> str:
-        """Identifies what a checkpoint belongs to: the recipe, the seed and the data."""
-        parts: list[Any] = [self.recipe.source, self.seed, len(self.states),
+    def fingerprint(self, sections: Collection[str], referee: Referee | None = None) -> str:
+        """Return what a checkpoint belongs to: sections of the recipe, seed, data, referee."""
+        source = self.recipe.source
+        parts: list[Any] = [{key: source.get(key) for key in sections}, self.seed,
+                            self.recipe.train.validation_ratio, len(self.states),
                             float(self.chunks.sum())]
-        parts += [self.closed_loop.key] if self.closed_loop else []
+        parts += [self.closed_loop.key] if self.closed_loop and referee else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self) -> Policy:
@@ -74,9 +83,12 @@ class Training:
         return self.policy.eval()
 
     def _fit(self, objective: Objective, title: str, how: Optimisation | None = None,
-             referee: Referee | None = None, world: World | None = None) -> nn.Module:
+             referee: Referee | None = None, world: World | None = None,
+             sections: Collection[str] = ()) -> nn.Module:
+        """Train; a checkpoint stays good while these sections of the recipe do (none: all)."""
         trainer = Trainer(objective, how or self.recipe.train, world or self.world, self.seed,
-                          self.out / f'{title}.ckpt', self.fingerprint, referee)
+                          self.out / f'{title}.ckpt',
+                          self.fingerprint(sections or self.recipe.source, referee), referee)
         module = trainer.run(title)
         self.curves[title] = trainer.history
         return module
@@ -93,13 +105,19 @@ class Training:
             targets.astype(np.float32), self.held_out, how.max_shift, self.world.device)
         # every process needs the encoders, to compute its conditions
         self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how,
-                                                      world=self.world.replicated())
+                                                      world=self.world.replicated(),
+                                                      sections=SEEN)
 
     def _latent_objective(self) -> LatentObjective:
         observed = frozen_conditions(self.policy, self.images, self.states, self.windows,
                                      self.world.device)
-        return LatentObjective(self.policy, observed, self.chunks, self.held_out,
-                               latent_deviation(self.spec, self.recipe.train.latent_noise),
+        noise = latent_deviation(self.spec, self.recipe.train.latent_noise)
+        chosen = chosen_windows(
+            self.recipe.select, observed, self.data, noise, self.recipe.n_obs, self.world.device,
+            lambda objective: self._fit(objective, 'progress', self.recipe.select,
+                                        world=self.world.replicated(),
+                                        sections=(*SEEN, 'select')))
+        return LatentObjective(self.policy, observed, self.chunks, self.held_out, chosen, noise,
                                self.recipe.train, self.world.device)
 
 
@@ -111,6 +129,8 @@ def stream_keys(recipe: Recipe) -> dict[str, tuple[str, ...]]:
         keys |= {pretrained(camera): tuple(key.format(camera=camera)
                                            for key in recipe.pretrain.keys)
                  for camera in recipe.cameras}
+    if recipe.select is not None:
+        keys[SUCCESS] = MayLack(recipe.select.keys)
     return keys
 
 
@@ -119,16 +139,19 @@ def pretrained(camera: str) -> str:
     return f'pretrain_{camera}'
 
 
-def open_data(recipe: Recipe, paths: Sequence[str | Path]) -> Dataset:
-    """Read the recipe's streams of one or more data sets, one after the other.
+def open_data(recipe: Recipe, paths: Sequence[str | Path], actions: bool = True) -> Dataset:
+    """Read the recipe's streams of one or more data sets or bags, one after the other.
 
-    DataError if a data set's rate is another than the recipe's.
+    Bags need hold no actions without `actions`. DataError if a data set's rate is another than the
+    recipe's.
     """
-    data = join([_open(recipe, path) for path in paths])
+    data = join([_open(recipe, path, actions) for path in paths])
     return data.first(recipe.max_episodes) if recipe.max_episodes else data
 
 
-def _open(recipe: Recipe, path: str | Path) -> Dataset:
+def _open(recipe: Recipe, path: str | Path, actions: bool) -> Dataset:
+    if is_bag(Path(path).expanduser()):
+        return read_bag(Path(path).expanduser(), recipe, actions)
     data = read_dataset(path, stream_keys(recipe))
     if data.rate_hz is not None and abs(data.rate_hz - recipe.rate) > 1e-3 * recipe.rate:
         raise DataError(f'{data.source} was recorded at {data.rate_hz:g} Hz; the recipe says '

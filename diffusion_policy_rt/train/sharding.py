@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_policy_rt.model.policy import Policy, parts
@@ -36,8 +38,9 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from blocks(child)
 
 
-def shard(module: nn.Module, device: torch.device, size: int, compute: torch.dtype) -> None:
-    """Spread the module over `size` processes, in place: block by block, then the rest.
+def shard(module: nn.Module, device: torch.device, size: int, compute: torch.dtype,
+          inner: bool = True) -> None:
+    """Spread the module over `size` processes, in place: if `inner` block by block, then the rest.
 
     Gathered weights are of type `compute`, gradients are summed in float32.
     """
@@ -49,9 +52,56 @@ def shard(module: nn.Module, device: torch.device, size: int, compute: torch.dty
         'mp_policy': MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32,
                                           cast_forward_inputs=False)}
     for root in roots(module):
-        for block in blocks(root):
-            fully_shard(block, **options)
-        fully_shard(root, **options)
+        for each in (*(blocks(root) if inner else ()), root):
+            if not isinstance(each, FSDPModule):  # one that was built so is spread already
+                fully_shard(each, **options)
+
+
+@contextmanager
+def building(device: torch.device, size: int, compute: torch.dtype) -> Iterator[None]:
+    """Spread each block as soon as it is built and put into a module list.
+
+    So no process ever holds more of a network than one block and its own share. Blocks draw their
+    first weights themselves, so these are those of a network that was built whole.
+    """
+    def spread(parent: nn.Module, _: str, child: nn.Module | None) -> None:
+        if (isinstance(parent, nn.ModuleList) and child is not None
+                and not isinstance(child, (nn.ModuleList, FSDPModule))
+                and any(True for _ in child.parameters())):
+            shard(child, device, size, compute, inner=False)
+
+    hook = register_module_module_registration_hook(spread)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def is_spread(module: nn.Module) -> bool:
+    """Tell whether parts of a module are spread over processes."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+def twin(module: nn.Module, bare: nn.Module) -> nn.Module:
+    """Return `bare`, a module of the same kind on no device, with the module's values and shards.
+
+    Both are sharded alike.
+    """
+    device = next(module.parameters()).device
+    bare.to_empty(device=device)
+    with torch.no_grad():
+        for empty, value in zip(bare.parameters(), module.parameters()):
+            empty.to_local().copy_(value.to_local())  # type: ignore[attr-defined]
+    lend_buffers(bare, module)
+    return bare
+
+
+def lend_buffers(bare: nn.Module, module: nn.Module) -> nn.Module:
+    """Give `bare` copies of the module's buffers; return it."""
+    for name, buffer in module.named_buffers():
+        owner, _, own = name.rpartition('.')
+        setattr(bare.get_submodule(owner), own, buffer.clone())
+    return bare
 
 
 def synchronise(module: nn.Module, now: bool) -> None:

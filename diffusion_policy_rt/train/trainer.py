@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.ema import EMA
 from diffusion_policy_rt.train.recipe import Optimisation
 from diffusion_policy_rt.train.share import BatchShare
-from diffusion_policy_rt.train.sharding import outline, whole
+from diffusion_policy_rt.train.sharding import is_spread, lend_buffers, outline, twin, whole
 
 
 class Objective(Protocol):
@@ -77,16 +77,31 @@ class Trainer:
             raise DprtError(f'batch_size {how.batch_size} is not divisible by the {world.parts} '
                             'parts that processes and --accumulate take it in')
         self.module = objective.module
-        self.outline = outline(self.module)
-        self.ema = EMA(self.module, how.ema_decay)
-        for placed, trained in ((self.module, True), (self.ema.module, False)):
-            world.place(placed, trained)
+        self._place(how.ema_decay)
         self.referee, self.history = referee, History()
         self.best: dict[str, Any] = {'distance': math.inf, 'epoch': 0, 'weights': {}}
         self.step = 0
         self.per_epoch = max(1, len(objective.train_rows) // how.batch_size)
         self.total = how.epochs * self.per_epoch
         self.optimiser = self._optimiser(self.module)
+
+    def _place(self, decay: float) -> None:
+        """Bring the module to its device, and beside it its average and its outline."""
+        if is_spread(self.module):
+            bare = [self._bare() for _ in range(2)]
+            self.outline = lend_buffers(bare[0], self.module)
+            self.world.place(self.module)
+            self.ema = EMA.of(twin(self.module, self.world.place(bare[1], trained=False)), decay)
+            return
+        self.outline = outline(self.module)
+        self.ema = EMA(self.module, decay)
+        for placed, trained in ((self.module, True), (self.ema.module, False)):
+            self.world.place(placed, trained)
+
+    def _bare(self) -> nn.Module:
+        """Build the module anew without values; objectives whose modules are spread know how."""
+        with torch.device('meta'):
+            return cast(Any, self.objective).make()
 
     def _optimiser(self, module: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.AdamW(module.parameters(), lr=self.how.learning_rate,

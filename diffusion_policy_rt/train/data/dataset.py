@@ -99,18 +99,29 @@ class Dataset:
 
 
 def join(sets: Sequence[Dataset]) -> Dataset:
-    """Return the episodes of all sets, in order; DataError where their streams' shapes differ."""
+    """Return the episodes of all sets, in order; DataError where their streams' shapes differ.
+
+    A stream that a set lacks is zero there.
+    """
     first = sets[0]
     if len(sets) == 1:
         return first
-    for other in sets[1:]:
-        for name, rows in first.streams.items():
-            if other.streams[name].shape[1:] != rows.shape[1:]:
-                raise DataError(f"stream '{name}' has rows {list(rows.shape[1:])} in "
-                                f'{first.source} and {list(other.streams[name].shape[1:])} in '
-                                f'{other.source}; they must be equal')
-    streams = {name: np.concatenate([s.streams[name] for s in sets]) for name in first.streams}
+    names = dict.fromkeys(name for one in sets for name in one.streams)
+    streams = {name: _joined(name, sets) for name in names}
     before = np.cumsum([0, *(s.episode_ends[-1] for s in sets[:-1])])
     ends = np.concatenate([s.episode_ends + rows for s, rows in zip(sets, before)])
     return replace(first, streams=streams, episode_ends=ends.astype(np.int64),
                    source=' + '.join(s.source for s in sets))
+
+
+def _joined(name: str, sets: Sequence[Dataset]) -> np.ndarray:
+    pattern = next(one for one in sets if name in one.streams)
+    like = pattern.streams[name]
+    for other in sets:
+        shape = other.streams[name].shape[1:] if name in other.streams else like.shape[1:]
+        if shape != like.shape[1:]:
+            raise DataError(f"stream '{name}' has rows {list(like.shape[1:])} in "
+                            f'{pattern.source} and {list(shape)} in {other.source}; they must be '
+                            'equal')
+    return np.concatenate([one.streams.get(name, np.zeros(
+        (one.episode_ends[-1], *like.shape[1:]), like.dtype)) for one in sets])

@@ -10,7 +10,8 @@ from diffusion_policy_rt.train.data.lerobot import read_lerobot
 from diffusion_policy_rt.train.data.npz import read_npz
 from diffusion_policy_rt.train.data.zarr_store import read_zarr, zip_prefix
 
-FORMATS = 'a folder of .npz files, a zarr replay buffer (may be zipped), or a LeRobot data set'
+FORMATS = ('a folder of .npz files, a zarr replay buffer (may be zipped), a LeRobot data set, or '
+           'a bag of ROS')
 _ZARR_MARKS = ('.zgroup', 'zarr.json', 'meta/episode_ends')
 
 

@@ -7,17 +7,21 @@ import numpy as np
 from diffusion_policy_rt.errors import DataError
 
 
+class MayLack(tuple[str, ...]):
+    """The keys of a stream that a source need not have."""
+
+
 def pick_keys(
     keys: Mapping[str, Sequence[str]], present: Collection[str], source: str
 ) -> dict[str, str]:
     """Return stream name -> the first of its keys that is present.
 
     Raises:
-        DataError: a stream has none of its keys there.
+        DataError: a stream has none of its keys there, and they are not `MayLack`.
     """
     found = {name: next((k for k in ks if k in present), None) for name, ks in keys.items()}
     for name, key in found.items():
-        if key is None:
+        if key is None and not isinstance(keys[name], MayLack):
             raise DataError(
                 f"{source}: stream '{name}' is not there under any of its keys "
                 f'({", ".join(keys[name])}); it has: {", ".join(sorted(present)) or "nothing"}'

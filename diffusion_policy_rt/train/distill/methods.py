@@ -20,6 +20,7 @@ from diffusion_policy_rt.spec import Preconditioning, Schedule
 from diffusion_policy_rt.train.distill.consistency import Consistency, ConsistencyOptions
 from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
 from diffusion_policy_rt.train.distill.dmd import DMD2, DMDOptions
+from diffusion_policy_rt.train.distill.fastgen_loss import MODELS, FastGenLoss, FastGenOptions
 from diffusion_policy_rt.train.distill.meanflow import MeanFlow, MeanFlowOptions
 from diffusion_policy_rt.train.distill.onedp import OneDP, OneDPOptions
 
@@ -47,6 +48,8 @@ class Networks:
     critic: nn.Module
     """The teacher with a stop encoder, for the methods that train a critic."""
     layout: PrefixLayout = NO_PREFIX
+    example: tuple[Tensor, ...] = ()
+    """A chunk [1, H, A] and a condition [1, C], where the networks lie."""
 
     def denoisers(self) -> tuple[NetworkDenoiser, ...]:
         """Return student, average, teacher and critic as denoisers."""
@@ -118,6 +121,23 @@ def every_nth(sigmas: Sequence[float], steps: int) -> tuple[float, ...]:
     return tuple(sigmas[::len(sigmas) // steps])
 
 
+def _fastgen(name: str) -> Method:
+    def make(networks: Networks, how: FastGenOptions) -> Loss:
+        return FastGenLoss(name, networks, how)
+
+    if name == 'meanflow':
+        return Method(FastGenOptions, make, lambda how, steps: _along_flow(how.sigmas[0], steps),
+                      **FLOW)
+    return Method(FastGenOptions, make, lambda how, steps: _renoised(how.sigmas, steps))
+
+
+def _along_flow(sigma_max: float, steps: tuple[int, ...]) -> dict[int, Schedule]:
+    return {n: Schedule('ddim', tuple(flow_sigmas(n, sigma_max))) for n in steps}
+
+
+FLOW: Mapping[str, Any] = {
+    # the loss differentiates by the time, so the embedding must be smooth
+    'kind': 'flow', 'denoiser': {'stop_time': True, 'step_frequency': 0.01}}
 METHODS: Mapping[str, Method] = {
     'consistency': Method(ConsistencyOptions, _consistency, _path,
                           denoiser={'stop_time': True}),
@@ -126,8 +146,6 @@ METHODS: Mapping[str, Method] = {
     'onedp-d': Method(OneDPOptions, lambda networks, how: _onedp(networks, how, False), _point),
     'meanflow': Method(
         MeanFlowOptions, lambda networks, how: MeanFlow(networks.student, how),
-        lambda how, steps: {n: Schedule('ddim', tuple(flow_sigmas(n, how.sigma_max)))
-                            for n in steps},
-        # its loss differentiates by the time, so the embedding must be smooth
-        kind='flow', denoiser={'stop_time': True, 'step_frequency': 0.01}),
+        lambda how, steps: _along_flow(how.sigma_max, steps), **FLOW),
+    **{f'fastgen-{name}': _fastgen(name) for name in MODELS},
 }

@@ -29,9 +29,10 @@ from diffusion_policy_rt.train.distill.trainer import DistillTrainer
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.pixels import fit_all
 from diffusion_policy_rt.train.prefix import draw_lengths, with_prefix, without_prefix
+from diffusion_policy_rt.train.progress import chosen_windows
 from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
-from diffusion_policy_rt.train.trainer import History
+from diffusion_policy_rt.train.trainer import History, Objective, Trainer
 from diffusion_policy_rt.train.windows import make_windows, split_episodes
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Distillation:
         self.history = History()
 
     def _read(self, teacher: Bundle, plan: Recipe, paths: Sequence[str | Path]) -> None:
+        plan = dataclasses.replace(plan, pretrain=None)  # the teacher's encoders are trained
         data, spec, how = open_data(plan, paths), teacher.spec, self.recipe.train
         windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
         states = columns(data, 'state', plan.state)
@@ -102,15 +104,22 @@ class Distillation:
         images = {c.name: fit_all(data.streams[c.name], c) for c in spec.cameras}
         observed = frozen_conditions(self.teacher, images, states, windows, self.world.device)
         self.layout = PrefixLayout.of(spec)
-        held_out = split_episodes(data.episode_ends, how.validation_ratio, self.seed)
-        self.train_rows = np.flatnonzero(~held_out)
-        rows = np.flatnonzero(held_out) if held_out.any() else self.train_rows
-        self.compared = rows[::max(1, len(rows) // how.validation_sets)]
         self.noise = latent_deviation(spec, how.latent_noise).astype(np.float32)
         self.chunks = torch.from_numpy(chunks).to(self.world.device)
         self.observed = torch.from_numpy(observed).to(self.world.device)
+        held_out = split_episodes(data.episode_ends, how.validation_ratio, self.seed)
+        chosen = chosen_windows(plan.select, observed, data, self.noise, spec.n_obs,
+                                self.world.device, lambda objective: self._judge(objective, plan))
+        self.train_rows = np.flatnonzero(chosen & ~held_out)
+        rows = np.flatnonzero(chosen & held_out) if held_out.any() else self.train_rows
+        self.compared = rows[::max(1, len(rows) // how.validation_sets)]
         self.facts = {'data': data.title, 'episodes': len(data.episode_ends),
                       'rows': len(states)}
+
+    def _judge(self, objective: Objective, plan: Recipe) -> nn.Module:
+        assert plan.select is not None
+        return Trainer(objective, plan.select, self.world.replicated(), self.seed,
+                       self.out / 'progress.ckpt', self.fingerprint).run('progress')
 
     @property
     def fingerprint(self) -> str:
@@ -126,7 +135,8 @@ class Distillation:
         critic.load_state_dict(self.teacher.denoiser.state_dict(), strict=False)
         return self.method.make(Networks(
             student, average, self.spec.precond, self.teacher.denoiser,
-            self.teacher.spec.precond, critic, self.layout), self.recipe.loss)
+            self.teacher.spec.precond, critic, self.layout,
+            self.batch(self.train_rows[:1], np.random.default_rng(0))), self.recipe.loss)
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return chunks [B, H, A] and conditions [B, C] of these windows.

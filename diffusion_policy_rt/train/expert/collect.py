@@ -108,9 +108,14 @@ class Demonstration:
         return self.coverage > SUCCESS
 
     def streams(self) -> dict[str, np.ndarray]:
-        """Return the rows by the names of the published recordings."""
+        """Return the rows by the names of the published recordings.
+
+        `success` [T] is 1 in the row whose action reached the goal.
+        """
+        success = np.zeros(len(self.action), np.uint8)
+        success[-1] = self.success
         return {'img': self.images, 'state': self.state, 'action': self.action,
-                'keypoint': keypoints(self.state[:, 2:]).astype(np.float32)}
+                'keypoint': keypoints(self.state[:, 2:]).astype(np.float32), 'success': success}
 
 
 def start(robot: PushT, seed: int, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -36,7 +37,7 @@ def read_observations(bundle: Bundle, recipe: Recipe, paths: Sequence[str], coun
     if missing:
         raise DataError(f'the recipe has no camera {missing[0]!r}, which {bundle.folder} needs; '
                         'name another by --recipe')
-    data = open_data(recipe, paths)
+    data = open_data(dataclasses.replace(recipe, pretrain=None), paths, actions=False)
     windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
     if count > len(windows.observed):
         raise DataError(f'{data.source} holds {len(windows.observed)} observations of the '

@@ -17,7 +17,7 @@ class Recorder(OnnxEngine):
     """Keeps the inputs of every network, at the noise levels that the sampler visits."""
 
     def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle)
+        super().__init__(bundle, whole=True)
         self.feeds: dict[str, list[Feed]] = {part: [] for part in self.executed}
 
     def run(self, part: str, feed: Feed) -> np.ndarray:
@@ -30,7 +30,7 @@ class Patched(OnnxEngine):
     """A bundle's engine of which one network at a time is another graph."""
 
     def __init__(self, bundle: Bundle) -> None:
-        super().__init__(bundle)
+        super().__init__(bundle, whole=True)
         self._own = dict(self.sessions)
 
     def put(self, part: str, graph: onnx.ModelProto) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from diffusion_policy_rt.engines.torch_engine import PRODUCTS
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.policy import Policy
-from diffusion_policy_rt.train.export import export_graph, graphs
+from diffusion_policy_rt.train.export import export_graph, graphs, own_weights
 from diffusion_policy_rt.train.quantize.forms import Feed
 
 DTYPE = 'int8-qdq'
@@ -82,6 +82,7 @@ def qdq_graphs(quantized: Policy) -> dict[str, onnx.ModelProto]:
             path = Path(folder) / f'{part}.onnx'
             export_graph(module, inputs, output, path)
             made[part] = onnx.load(str(path))
+            own_weights(made[part])
             store_int8(made[part])
     return made
 

@@ -16,9 +16,10 @@ from diffusion_policy_rt.engines.torch_weights import read_checkpoint
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.model.policy import parts as networks_of
 from diffusion_policy_rt.runtime.ports import Engine
-from diffusion_policy_rt.train.export import export_bundle
-from diffusion_policy_rt.train.quantize import qdq
+from diffusion_policy_rt.train.export import export_bundle, graphs
+from diffusion_policy_rt.train.quantize import floats, qdq
 from diffusion_policy_rt.train.quantize.choose import Trial, choose, measure
+from diffusion_policy_rt.train.quantize.float_graph import float_graph
 from diffusion_policy_rt.train.quantize.forms import FP32, Feed, Form, layers, quantize
 from diffusion_policy_rt.train.quantize.gate import LIMITS, share
 from diffusion_policy_rt.train.quantize.probe import Patched, thin
@@ -59,11 +60,11 @@ class Part:
 
 
 def reexport(bundle: Bundle, folder: Path, checkpoint: Path | None = None,
-             products: bool = True) -> Bundle:
+             products: bool = True, blocks: Mapping[str, Any] | None = None) -> Bundle:
     """Write the fp32 bundle that quantizing starts from: today's graphs, the bundle's weights.
 
-    With a `checkpoint` that modelopt exported, the weights are that one's. `products` is that of
-    `export_bundle`.
+    With a `checkpoint` that modelopt exported, the weights are that one's. `products` and `blocks`
+    are those of `export_bundle`.
     """
     if checkpoint is None:
         policy = load_policy(bundle)
@@ -72,7 +73,7 @@ def reexport(bundle: Bundle, folder: Path, checkpoint: Path | None = None,
         policy.load_state_dict(read_checkpoint(checkpoint, policy))
     facts = {'training': dict(bundle.training), 'provenance': dict(bundle.provenance),
              'quality': dict(bundle.quality) if checkpoint is None else {}}
-    return export_bundle(policy, bundle.model, folder, facts, products)
+    return export_bundle(policy, bundle.model, folder, facts, products, blocks)
 
 
 def make_parts(source: Bundle, feeds: Mapping[str, Sequence[Feed]]) -> list[Part]:
@@ -159,6 +160,25 @@ def write_tensorrt(source: Bundle, feeds: Mapping[str, Sequence[Feed]], folder: 
     return made, {**comparison.measure(networks), 'size_ratio': size(made) / size(source),
                   'forms': dict.fromkeys(feeds, qdq.DTYPE),
                   'layers_in_fp32': {part: qdq.kept(module) for part, module in modules.items()}}
+
+
+def write_float(source: Bundle, feeds: Mapping[str, Sequence[Feed]], form: str, folder: Path,
+                facts: Mapping[str, Any], comparison: Measure) -> tuple[Bundle, dict[str, Any]]:
+    """Write the bundle with its denoiser in `fp8` or `nvfp4`; return it with its measures.
+
+    These are of torch, which rounds as the GPU will.
+    """
+    policy = load_policy(source)
+    inputs = graphs(policy)['denoiser'][1]
+    rounded, high = floats.quantize_policy(policy, thin(feeds['denoiser'], FEEDS), list(inputs),
+                                           form)
+    networks = cast(Engine, TorchNetworks(rounded))
+    made = write_quantized(
+        source, {part: read_graph(source, part) for part in feeds} | {
+            'denoiser': float_graph(rounded.denoiser, inputs, 'output', form)},
+        dict.fromkeys(feeds, FP32.dtype) | {'denoiser': form}, folder, facts, networks)
+    return made, {**comparison.measure(networks), 'size_ratio': size(made) / size(source),
+                  'forms': {'denoiser': form}, 'layers_in_fp32': {'denoiser': high}}
 
 
 def size(bundle: Bundle) -> int:

@@ -9,18 +9,19 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
 from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
 from diffusion_policy_rt.engines.parity import TOLERANCE, Networks, deviation, write_parity
 from diffusion_policy_rt.engines.weights import (
-    SCALE, ZERO, prefix_of, read_header)
-from diffusion_policy_rt.train.export import share_weights
+    SCALE, SCALE_2, ZERO, prefix_of, read_header)
+from diffusion_policy_rt.train.export import content, share_weights
 
 QUANTIZED = '_quantized'
 """What ONNX Runtime's quantizers append to the name of a tensor."""
+FLOATS = (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT4E2M1)
 ANY, SLACK = 1e9, 2.0
 """Tolerances: while the deviation is measured, and of other machines relative to it."""
 
@@ -30,9 +31,22 @@ def read_graph(bundle: Bundle, part: str) -> onnx.ModelProto:
     return onnx.load(str(bundle.path(f'{part}.onnx')))
 
 
+def values(initialiser: onnx.TensorProto) -> np.ndarray:
+    """Return a tensor's values, 4-bit ones two to a byte."""
+    if initialiser.data_type != TensorProto.FLOAT4E2M1:
+        return numpy_helper.to_array(initialiser)
+    *rows, columns = initialiser.dims
+    return np.frombuffer(content(initialiser), np.uint8).reshape(*rows, columns // 2)
+
+
 def take(part: str, graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:
-    """Put a graph's 8-bit tensors and their scales in the places of the fp32 ones."""
-    held = {i.name: numpy_helper.to_array(i) for i in graph.graph.initializer}
+    """Put a graph's quantized tensors and their scales in the places of the fp32 ones."""
+    held = {i.name: values(i) for i in graph.graph.initializer}
+    for name in [i.name for i in graph.graph.initializer if i.data_type in FLOATS]:
+        stored = prefix_of(part) + name
+        if stored in tensors:
+            tensors |= {stored + suffix: held[name + suffix] for suffix in ('', SCALE, SCALE_2)
+                        if name + suffix in held}
     for name in [n for n in held if n.endswith(QUANTIZED)]:
         plain = name.removesuffix(QUANTIZED)
         stored = prefix_of(part) + plain

@@ -1,0 +1,90 @@
+"""A bag as what came to a policy: its messages by stream, and what its node told of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from diffusion_policy_rt.replay.events import (
+    ACTION, EVENT, RUNS, Reenactment, read_event, while_running)
+from diffusion_policy_rt.replay.faults import Arrival
+from diffusion_policy_rt.replay.mapping import Sources
+from diffusion_policy_rt.replay.streams import STATE
+from diffusion_policy_rt.ros.bag import Bag, Message
+from diffusion_policy_rt.ros.events import ALIGN, PLAN, RESET, START, Event
+from diffusion_policy_rt.runtime.trace import read_values
+
+
+class Recording:
+    """One bag, for ticks of this deadline [s].
+
+    `own` is the digest of the policy to be replayed: where it is the recorded one too, each plan
+    is made from what it was made from there. Empty follows starts, resets and stops only.
+    """
+
+    def __init__(self, bag: Bag, sources: Sources, deadline: float, own: str = '') -> None:
+        self._bag, self._sources, self._deadline = bag, sources, deadline
+        self._first = next(bag.messages(sources.events), None) if sources.events else None
+        self.again = self._first is not None and own != '' and own == self._digest()
+        """Whether it is the policy's own run, to be done again plan by plan."""
+        self._kinds = (*RUNS, PLAN, ALIGN) if self.again else RUNS
+        self._order = Reenactment(round(1e9 * deadline)) if self._first else None
+
+    def _digest(self) -> str:
+        topic = self._sources.info
+        told = next(self._bag.messages(topic), None) if topic else None
+        return str(json.loads(told.data.data).get('digest', '')) if told else ''
+
+    def arrivals(self, read: Callable[[], None]) -> Iterator[Arrival]:
+        """Yield all messages as the node had them; `read` is called for each that is read."""
+        found = self._read(read)
+        if self._order is not None:
+            found = self._order.order(found)
+        if not self._sources.events and not self._sources.reset:
+            return found
+        return while_running(found, running=not self._starts)
+
+    @property
+    def _starts(self) -> bool:
+        """Whether the node was started in the recording."""
+        return self._first is not None and read_event(self._first).kind == START
+
+    def _read(self, read: Callable[[], None]) -> Iterator[Arrival]:
+        sources = self._sources
+        names = {topic: name for name, (topic, _) in sources.cameras.items()}
+        names |= {topic: name for name, topic in (
+            (STATE, sources.state), (ACTION, sources.action), (EVENT, sources.events),
+            (EVENT, sources.reset)) if topic}
+        for message in self._bag.messages(*sources.topics):
+            read()
+            stream = names[message.topic]
+            if stream != EVENT:
+                yield Arrival(message.stamp_ns, stream, message.data)
+            elif (event := self._event(message)).kind in self._kinds:
+                yield Arrival(event.at_ns, EVENT, event)
+
+    def _event(self, message: Message) -> Event:
+        if message.topic == self._sources.events:
+            return read_event(message)
+        return Event(RESET, message.stamp_ns, message.stamp_ns)
+
+    def first_tick_ns(self) -> int | None:
+        """Return when the recorded node ticked first [ns]; None where it is not told."""
+        topic = self._sources.timing
+        if self._starts or not topic:
+            return None
+        first = next(self._bag.messages(topic), None)
+        if first is None or len(first.data.data) == 0:
+            return None
+        spent = self._deadline - read_values(first.data.data).slack_s
+        return first.stamp_ns - round(1e9 * spent)
+
+    def aligned(self, now_ns: int) -> int | None:
+        """Return the first tick of this run that was aligned to a frame [ns]; None if not told."""
+        return self._order.aligned(now_ns) if self._order else None
+
+    def is_hold(self, at_ns: int, action: np.ndarray) -> bool:
+        """Whether an action [A] recorded at `at_ns` is a hold of a reset or stop, no tick's."""
+        return self._order is not None and self._order.is_hold(at_ns, action)

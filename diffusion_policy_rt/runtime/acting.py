@@ -1,0 +1,46 @@
+"""What a tick publishes, and what keeps the robot where it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion_policy_rt.runtime.chunk import Chunk
+from diffusion_policy_rt.runtime.observation import State
+from diffusion_policy_rt.runtime.trace import Rung
+from diffusion_policy_rt.spec import PolicySpec
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a tick publishes."""
+
+    rung: Rung
+    actions: np.ndarray
+    """float64 [K, A] in units: the action due now, then the rest of the chunk; K = 0 for STOP."""
+
+    @classmethod
+    def stop(cls, spec: PolicySpec) -> Action:
+        """Return nothing to publish."""
+        return cls(Rung.STOP, np.empty((0, len(spec.action))))
+
+
+def measured(spec: PolicySpec, state: State | None) -> np.ndarray:
+    """Return a measured state by action name, [A]; NaN where there is none."""
+    if state is None:
+        return np.full(len(spec.action), np.nan)
+    values = dict(zip(spec.state.names, state.values))
+    return np.array([values.get(name, np.nan) for name in spec.action.names])
+
+
+def resting(values: np.ndarray, chunk: Chunk | None, now_ns: int | None) -> np.ndarray:
+    """Return the actions [A] to hold at: `values` [A], and what is due where these are NaN.
+
+    Without `now_ns` the chunk's last action stands.
+    """
+    if chunk is None:
+        return values
+    last = len(chunk.actions) - 1
+    due = last if now_ns is None else min(max(0, chunk.index(now_ns)), last)
+    return np.where(np.isfinite(values), values, chunk.actions[due])

@@ -1,0 +1,55 @@
+"""All that a loop keeps of what it has computed, and the rules of keeping it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from diffusion_policy_rt.runtime.ports import (
+    BlockwiseEngine, ConditionedEngine, Denoiser, Engine)
+from diffusion_policy_rt.runtime.tiles import TileRule
+from diffusion_policy_rt.spec import Schedule
+
+
+@dataclass(frozen=True)
+class CacheRules:
+    """What may be kept; the defaults change no action."""
+
+    capacity: int = 64
+    """Encoded frames, over all cameras."""
+    condition: bool = True
+    """Whether what the denoiser makes of an observation alone is kept."""
+    blocks: bool = False
+    """Whether branches of the denoiser are kept between the calls of a plan, where the bundle
+    tells which; approximate."""
+    tiles: Mapping[str, TileRule] = field(default_factory=dict)
+    """Per camera, when parts of its images are not encoded again."""
+
+
+def keep_conditions(engine: Engine, keeps: bool) -> None:
+    """Let an engine that can keep what it makes of a condition, or not."""
+    if isinstance(engine, ConditionedEngine) and engine.conditioned is not None:
+        engine.conditioned.keeps = keeps
+
+
+def denoiser_of(engine: Engine, schedule: Schedule, rules: CacheRules) -> Denoiser:
+    """Return what a plan's network calls go to: the engine, or what keeps blocks for one plan."""
+    made = engine.blockwise(schedule) if (
+        rules.blocks and isinstance(engine, BlockwiseEngine)) else None
+    return made or engine
+
+
+def denoiser_figures(engine: Engine) -> dict[str, object]:
+    """Return what an engine tells of conditions and branches that it kept."""
+    told: dict[str, object] = {}
+    if isinstance(engine, ConditionedEngine) and engine.conditioned is not None:
+        hits, misses = engine.conditioned.hits, engine.conditioned.misses
+        told |= {'condition.hits': hits, 'condition.hit_ratio': _share(hits, hits + misses)}
+    if isinstance(engine, BlockwiseEngine):
+        kept, computed = engine.blocks['kept'], engine.blocks['computed']
+        told |= {'blocks.kept': kept, 'blocks.hit_ratio': _share(kept, kept + computed)}
+    return told
+
+
+def _share(part: int, total: int) -> float:
+    return part / total if total else float('nan')
