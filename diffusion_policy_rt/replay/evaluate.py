@@ -51,10 +51,10 @@ class Evaluation:
     """A sampler in place of the bundle's own schedule."""
     demonstrations: Demonstrations | None = None
     """What `nearest` looks up."""
-    blocks: bool = False
-    """Whether branches are kept between the calls of a plan, as the bundle tells."""
     task: str = PUSHT.name
     """The simulated robot of `random`; a bundle tells its own."""
+    blocks: bool = False
+    """Whether branches are kept between the calls of a plan, as the bundle tells."""
 
 
 def default_steps(served: tuple[int, ...]) -> int:
