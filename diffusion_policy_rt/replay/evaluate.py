@@ -107,6 +107,8 @@ def sampled(bundle: Bundle, what: Evaluation) -> tuple[PolicySpec, int]:
 
 def make_nearest(what: Evaluation) -> NearestController:
     """Return the controller of `nearest`; it acts on the true state, so delay has no meaning."""
+    if what.task != PUSHT.name:
+        raise DataError(f'--policy {NEAREST} compares states of Push-T; use --task {PUSHT.name}')
     if what.demonstrations is None:
         raise DataError(f'--policy {NEAREST} looks its actions up; give the demonstrations by '
                         '--data')
