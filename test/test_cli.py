@@ -105,6 +105,23 @@ def test_bench_writes_one_row_per_part_engine_and_step_count(tmp_path):
     assert all(set(row) >= BENCH_KEYS and 0 < row['p50_s'] <= row['p99_s'] for row in data['rows'])
 
 
+def test_bench_takes_every_size_that_is_named(tmp_path):
+    pytest.importorskip('torch', reason='--size base builds networks')
+    data = result(tmp_path, 'bench', '--what', 'denoiser', '--size', 'base', '--denoiser', 'dit',
+                  '--params', '200K', '--params', '800K', '--horizon', '12', '--horizon', '16',
+                  '--dtype', 'fp32', '--engine', 'onnxruntime', '--repeats', '2')
+    rows = [(row['horizon'], row['bytes']) for row in data['rows']]
+    assert [horizon for horizon, _ in rows] == [12, 12, 16, 16]
+    assert rows[0][1] < rows[1][1] and rows[2][1] < rows[3][1]
+
+
+def test_bench_holds_the_fused_graph_against_single_calls(tmp_path):
+    pytest.importorskip('onnx', reason='graphs are joined by onnx')
+    rows = result(tmp_path, 'bench', '--what', 'fused', '--steps', '2', '--repeats', '2')['rows']
+    assert [(row['what'], row['steps']) for row in rows] == [('fused', 2)]
+    assert rows[0]['difference'] < 1e-4
+
+
 BAD = {
     'a bundle that is none': (['info', '/nowhere'], 'is no bundle'),
     'training seeds': (['eval', '--seed', '3', '--episodes', '1'], 'demonstrations'),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import extra, natural, positive, provenance, table, write_json
@@ -34,15 +35,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              f'{CONVOLUTIONS}: the graph is not rewritten as products')
     parser.add_argument('--denoiser', choices=('unet', 'transformer', 'dit'), default='unet',
                         help='base: the kind of its denoiser (default unet)')
-    parser.add_argument('--params', default='250M', metavar='N',
-                        help='base: parameters of a transformer or dit (default 250M)')
-    parser.add_argument('--cameras', type=positive, default=1, metavar='N',
-                        help='base: number of cameras (default 1)')
-    parser.add_argument('--image', type=positive, metavar='PX',
-                        help='base: rows and columns of an image (default 96); cache: the '
-                             'policy\'s networks on images of this size (default: its own)')
-    parser.add_argument('--horizon', type=positive, default=16, metavar='H',
-                        help='base: actions in a chunk, a multiple of 4 (default 16)')
+    parser.add_argument('--params', action='append', metavar='N',
+                        help='base: parameters of a transformer or dit; may be repeated '
+                             '(default 250M)')
+    parser.add_argument('--cameras', type=positive, action='append', metavar='N',
+                        help='base: number of cameras; may be repeated (default 1)')
+    parser.add_argument('--image', type=positive, action='append', metavar='PX',
+                        help='base: rows and columns of an image; may be repeated (default 96); '
+                             'cache: the policy\'s networks on images of this size (default: its '
+                             'own)')
+    parser.add_argument('--horizon', type=positive, action='append', metavar='H',
+                        help='base: actions in a chunk, a multiple of 4; may be repeated '
+                             '(default 16)')
     parser.add_argument('--engine', action='append', metavar='E',
                         help='engine to measure, or torch-compile; may be repeated (default: all '
                              'installed)')
@@ -99,7 +103,8 @@ def bench_caches(args: argparse.Namespace) -> list[dict]:
     if args.size != 'small':
         raise DprtError('--what cache measures bundles; give them by --policy')
     with tempfile.TemporaryDirectory() as folder:
-        policies = at_size(args.policy or ['pusht'], args.image, Path(folder))
+        policies = [made for image in args.image or [None] for made in at_size(
+            args.policy or ['pusht'], image, Path(folder) / str(image))]
         if args.plot:
             write_tiles(Path(args.plot), policies[0])
         return [row for steps in args.steps or [1] for threads in args.threads or [1]
@@ -164,15 +169,24 @@ def measured(args: argparse.Namespace, measure: Callable[[list[str]], list[dict]
 
 
 def write_sizes(args: argparse.Namespace, folder: Path) -> list[str]:
-    """Write the base network in every data type that was asked for; return the folders."""
+    """Write the base network in every size and data type asked for; return the folders."""
+    shapes = product(args.cameras or [1], args.image or [96], args.horizon or [16],
+                     (args.params or ['250M']) if args.denoiser != 'unet' else [''])
+    return [name for number, shape in enumerate(shapes)
+            for name in write_dtypes(args, folder / str(number), *shape)]
+
+
+def write_dtypes(args: argparse.Namespace, folder: Path, cameras: int, image: int, horizon: int,
+                 params: str) -> list[str]:
+    """Write the network of one size in every data type that was asked for."""
     with extra('--size base', 'train'):
         from diffusion_policy_rt.train.base import (
             DENOISER, base_spec, quantize_base, transformer, write_base)
         from diffusion_policy_rt.train.plan import parse_count
 
-    spec = base_spec(args.cameras, args.image or 96, args.horizon)
+    spec = base_spec(cameras, image, horizon)
     net = DENOISER if args.denoiser == 'unet' else transformer(
-        args.denoiser, parse_count(args.params), args.horizon)
+        args.denoiser, parse_count(params), horizon)
     source, folders = write_base(folder / 'fp32', spec, denoiser=net), []
     for dtype in args.dtype or ('fp32', 'int8-dynamic'):
         if dtype == CONVOLUTIONS:
