@@ -52,7 +52,7 @@ def shared(folder, *suffixes):
 
 
 SIM = ['gym-pusht']
-ARM = ['gymnasium-robotics', 'mujoco>=3.3']
+ARM = [*SIM, 'gymnasium-robotics', 'mujoco>=3.3']
 # lz4 and zstd: what damaged bags are unpacked with; rosbags itself needs them
 DEMO = [*SIM, 'backports.zstd', 'lz4', 'matplotlib', 'rosbags', 'tqdm']
 TRAIN = ['av', 'onnx', 'pyarrow', 'safetensors', 'torch>=2.8', 'tqdm',

@@ -122,6 +122,7 @@ def test_progress_grows_with_the_task_and_is_whole_only_when_the_can_is_let_go(a
         arm.step(expert.target())
         seen.append(arm.progress())
     held = [p for p in seen if p < 1]
+    assert all(type(p) is float for p in seen)  # they are told as JSON
     assert max(held) < ARM.success and seen[0] < 0.25 < 0.5 < max(held)
     assert ARM.score(1.0) == 1 and ARM.score(max(held)) < 1
 

@@ -1,6 +1,8 @@
 """The simulated arm over real topics: two cameras of two rates, and a gripper told apart."""
 
+import dataclasses
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from builtin_interfaces.msg import Duration  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from sensor_msgs.msg import Image, JointState  # noqa: E402
-from std_msgs.msg import Float64, Float64MultiArray  # noqa: E402
+from std_msgs.msg import Float64, Float64MultiArray, String  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
 
 from diffusion_policy_rt.errors import DprtError, SpecError  # noqa: E402
@@ -66,8 +68,9 @@ def make_arm(context):
         pytest.skip(str(error))
     made = []
 
-    def make(**values):
-        made.append(Spinning(SimNode(ARM, context=context, parameter_overrides=overrides(values))))
+    def make(task=ARM, **values):
+        made.append(Spinning(SimNode(task, context=context,
+                                     parameter_overrides=overrides(values))))
         return made[-1].node
 
     yield make
@@ -82,6 +85,15 @@ def test_each_camera_has_its_own_rate(tester, make_arm):
     first, last = np.flatnonzero(seen == 'wrist')[[0, -1]]
     between = (seen[first:last] == 'front').sum() / (seen[first:last] == 'wrist').sum()
     assert between == pytest.approx(2, abs=0.3)
+
+
+def test_each_episode_is_told_when_it_ends(tester, make_arm):
+    told = []
+    tester.create_subscription(String, 'arm/episode', lambda m: told.append(json.loads(m.data)), 5)
+    make_arm(dataclasses.replace(ARM, max_steps=5), seed=7, episodes=2)
+    tester.until(lambda: len(told) == 2)
+    assert [(e['seed'], e['steps'], e['complete'], e['success']) for e in told] == [
+        (7, 5, True, False), (8, 5, True, False)]
 
 
 def test_a_rate_that_no_tick_has_is_refused(make_arm):

@@ -97,6 +97,11 @@ def test_the_output_bag_holds_what_the_trace_says(pusht, tmp_path):
         assert len(message.data.points) == line['points']
     ticks = list(read_bag(Path(result['bag']), '/policy/timing'))
     assert [int(m.data.data[0]) for m in ticks] == [line['tick'] for line in lines]
+    told = [json.loads(m.data.data) for m in read_bag(Path(result['bag']), '/policy/events')]
+    seen = {event['at_ns']: event['newest'] for event in told if event['kind'] == 'plan'}
+    assert list(seen) == [line['due_ns'] for line in lines if line['asked']]
+    fresh = [line for line in lines if line['rung'] == 'fresh']
+    assert fresh and all(seen[line['due_ns']]['front'] == line['observed_ns'] for line in fresh)
     again = replay(pusht, tmp_path / 'again', '--no-bag', '--latency', result['bag'])
     assert again['latency_s']['p50'] == pytest.approx(0.012)
 

@@ -54,6 +54,13 @@ def test_two_cameras_with_one_stamp_have_two_latents():
     assert not np.array_equal(front, wrist)
 
 
+def test_a_stamp_that_comes_again_is_another_image():
+    encoded, cache = [], LatentCache(9)
+    for arrival in (5, 6, 5):
+        cache.get(frame_at(1, 'a', arrival), lambda frame: encoded.append(frame) or np.zeros(1))
+    assert [frame.arrival_ns for frame in encoded] == [5, 6]
+
+
 def test_after_clear_a_frame_is_encoded_again():
     cache = LatentCache(9)
     visit(cache, [('a', 1)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fakes import ACTIONS, MS, START, STATES, STEP, feed, make_loop, planned, tiny_spec
 
+from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.trace import Rung
 
 
@@ -35,6 +36,35 @@ def test_holding_a_velocity_is_zero():
     loop, _ = planned(velocity=True)
     action = loop.act(START + 7 * STEP)
     assert action.rung == Rung.HOLD and action.actions.tolist() == [[0, 0]]
+
+
+def test_velocities_change_within_the_limits_come_to_zero_and_then_nothing_is_sent():
+    limits = Limits(np.full(2, -9.0), np.full(2, 9.0), np.array([2.0, 0.5]))
+    loop, plan = planned(velocity=True, limits=limits, control_rate=50.0, deadline=0.01)
+    sent, rungs, now = [np.zeros(2)], [], START
+    while now < START + 3000 * MS:
+        action = loop.act(now, plan)
+        rungs.append(action.rung)
+        if action.rung != Rung.STOP:
+            sent.append(action.actions[0])
+        now += 20 * MS
+    changes = np.abs(np.diff(sent, axis=0))
+    assert (changes <= limits.rate / 50 + 1e-12).all() and changes.max() > 0.03
+    assert not sent[-1].any() and sent[-2].any()  # zero is sent once
+    last = len(rungs) - rungs[::-1].index(Rung.HOLD)
+    assert set(rungs[last:]) == {Rung.STOP} and len(rungs) - last > 20
+
+
+@pytest.mark.parametrize('left', [True, False])
+def test_a_velocity_is_braked_also_where_its_plan_has_become_too_old(left):
+    loop, plan = planned(velocity=True, spec=tiny_spec(horizon=40))
+    assert loop.act(START, plan).actions[0].any()
+    late = START + 2000 * MS + 1
+    assert loop.act(late).rung == Rung.HOLD and not loop.act(late).actions.any()
+    assert loop.act(late).rung == Rung.STOP
+    if left:
+        loop.reset()
+        assert loop.act(late).rung == Rung.STOP
 
 
 def test_an_action_without_a_state_of_its_name_holds_its_last_planned_value():

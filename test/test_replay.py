@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 
 import bags
 import numpy as np
@@ -104,6 +105,21 @@ def test_a_late_plan_serves_the_ticks_after_it_and_none_before(plain):
     assert first['due_ns'] - first['observed_ns'] > 130 * MS and first['rung'] == 'chunk'
 
 
+def test_a_plan_that_takes_no_time_is_made_without_changing_threads(plain, monkeypatch):
+    denoise, threads = FakeEngine.denoise, set()
+
+    def seen(self, *more):
+        threads.add(threading.current_thread().name)
+        return denoise(self, *more)
+
+    monkeypatch.setattr(FakeEngine, 'denoise', seen)
+    own, _ = threading.current_thread().name, replay(plain, '0')
+    assert threads == {own}
+    threads.clear()
+    replay(plain, '1ms')
+    assert threads == {'planner'}
+
+
 @pytest.mark.parametrize('latency, plan_s', [('12ms', 0.012), ('call=2ms,encode=3ms', 0.011)])
 def test_a_plan_costs_what_the_model_says(plain, latency, plan_s):
     costs = [line['plan_s'] for line in replay(plain, latency)[0] if line['plan_s'] is not None]
@@ -197,6 +213,35 @@ def test_a_bag_is_read_no_farther_than_it_is_replayed(tmp_path):
 
     replay(path, watchers=Watchers(message=message))
     assert read[0] == 600 and max(ahead) < 15
+
+
+def test_a_replay_encodes_as_the_node_does_and_pays_for_what_it_encodes(tmp_path, exported):
+    pytest.importorskip('onnxruntime', reason='encoders run by layers on ONNX Runtime')
+    from diffusion_policy_rt.engines.load import load_engine
+    from diffusion_policy_rt.runtime.caches import CacheRules
+    from diffusion_policy_rt.runtime.tiles import TileRule
+    bundle, found = exported('keypoint_mlp', 'edm')[0], []
+    for k in range(8):  # a camera that stands still, and one that moves
+        stamp = START + k * STEP
+        for name, seen in (('front', START), ('wrist', stamp)):
+            message = bags.image(bags.TYPES, stamp, name, (45, 57))
+            message.data = bags.image_at(name, seen, (45, 57)).reshape(-1)
+            found.append((f'/camera/{name}/image_raw', bags.IMAGE, stamp + MS, message))
+        found.append((bags.STATE, bags.JOINTS, stamp + MS, bags.joints(bags.TYPES, stamp)))
+    path, runs = bags.write(tmp_path / 'bag', found), []
+    for tiles in (False, True):
+        file, chosen = io.StringIO(), LoopSettings(max_steps=1, n_action_steps=1)
+        how = Conditions(chosen, modelled('4ms,encode=3ms', 1), caches=CacheRules(
+            tiles={c.name: TileRule(tiles) for c in bundle.spec.cameras}))
+        with Bag(path) as bag:
+            sources = map_topics(Inputs.of(bundle.spec), bag.topics, {})
+            outcome = Replay(bundle.spec, load_engine(bundle, 'onnxruntime'), sources, how,
+                             Trail(file, Matcher(chosen.period_ns))).run(bag)
+        lines = [json.loads(line) for line in file.getvalue().splitlines()]
+        runs.append((outcome.sha256, sum(line['encoded'] for line in lines),
+                     {line['encode_s'] for line in lines if line['asked']}))
+    assert runs[0][0] == runs[1][0] and runs[0][1] - runs[1][1] == 7
+    assert runs[0][2] == runs[1][2] == {0.003}
 
 
 # -- faults --------------------------------------------------------------------------------------

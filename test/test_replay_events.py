@@ -82,9 +82,9 @@ def test_of_what_came_before_a_start_the_node_took_in_the_last_that_waited():
     event = Event(node_events.START, 40 * MS, 40 * MS, {'front': 10 * MS})
     found = order(arrivals, event)
     assert [(a.stream, a.at_ns // MS) for a in found] == [
-        (EVENT, 40), ('front', 40), ('front', 50)]
+        ('front', 10), (EVENT, 40), ('front', 40), ('front', 50)]
     seen = order(arrivals, Event(node_events.START, 40 * MS, 40 * MS, {'front': 30 * MS}))
-    assert [a.stream for a in seen] == ['front', EVENT, 'front']
+    assert [a.stream for a in seen] == ['front', 'front', 'front', EVENT, 'front']
 
 
 def test_an_event_says_nothing_of_messages_far_from_it_or_of_other_streams():

@@ -84,7 +84,7 @@ def test_an_unchanged_image_costs_nothing():
         encoder.encode(picture(), stamp)
     assert len(wholes) == 1 and not calls
     assert encoder.counts == {'unchanged': 4, 'patched': 0, 'whole': 1, 'refreshed': 0}
-    assert encoder.reused == 4 * 30 and encoder.tiles == 5 * 30
+    assert encoder.reused == 4 * 120 and encoder.tiles == 5 * 120
 
 
 def test_work_follows_the_moving_area():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import extra, positive, provenance, table, write_json
+from diffusion_policy_rt.cli.common import extra, natural, positive, provenance, table, write_json
 from diffusion_policy_rt.errors import DprtError
 
 HELP = ('Measure latency: of the denoiser, the encoder, a whole plan, the caches, or the node '
@@ -58,6 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='threads; may be repeated (default: 1)')
     parser.add_argument('--repeats', type=positive, default=200, metavar='R',
                         help='measurements of each row, rows taking turns (default 200)')
+    parser.add_argument('--sequences', type=natural, default=0, metavar='N',
+                        help='cache: instead of times, hold the exact caches against none over N '
+                             'random sequences of late, double, reordered, missing and set-back '
+                             'frames; ends non-zero where an action differs')
     parser.add_argument('--plot', metavar='FILE.png',
                         help='draw the rows; cache: frames with the tiles that changed')
     parser.add_argument('--seconds', type=positive, default=20, metavar='S',
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace) -> None:
         from diffusion_policy_rt.replay.bench_node import bench_node
         rows = bench_node((args.policy or ['pusht'])[0], args.seconds,
                           (args.engine or ['auto'])[0], (args.steps or [1])[0])
+    elif args.what == 'cache' and args.sequences:
+        rows = bench_arrivals(args)
     elif args.what == 'cache':
         rows = bench_caches(args)
     else:
@@ -104,6 +110,27 @@ def bench_caches(args: argparse.Namespace) -> list[dict]:
         return [row for steps in args.steps or [1] for threads in args.threads or [1]
                 for row in bench_cache(policies, args.engine or ['auto'], steps, threads,
                                        args.repeats)]
+
+
+def bench_arrivals(args: argparse.Namespace) -> list[dict]:
+    """Hold the exact caches against none over random arrivals; DprtError where one differs."""
+    from functools import partial
+
+    from tqdm import tqdm
+
+    from diffusion_policy_rt.engines.bundle import read_bundle
+    from diffusion_policy_rt.engines.load import load_engine
+    from diffusion_policy_rt.replay.arrivals import check_arrivals
+
+    rows = []
+    for bundle in map(read_bundle, args.policy or ['pusht']):
+        for engine in args.engine or ['auto']:
+            rows.append({'what': 'arrivals', 'policy': bundle.spec.name, 'engine': engine,
+                         **check_arrivals(bundle.spec, partial(load_engine, bundle, engine),
+                                          args.sequences, tqdm)})
+    if differ := sum(row['differ'] for row in rows):
+        raise DprtError(f'{differ} plans had other actions with the exact caches than without')
+    return rows
 
 
 def at_size(policies: Sequence[str], image: int | None, folder: Path) -> list[str]:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         check_seed(args.seed)
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
                                args.noise_seed, 0, variant(args), demonstrations(args),
-                               args.task, args.blocks)
+                               args.task, args.blocks, args.threads)
     if args.sheet:
         steps = evaluate.simulated(what).max_steps
         what = dataclasses.replace(what, picture_every=steps // PICTURES)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
     add_policy, extra, natural, positive, provenance, table, write_json)
+from diffusion_policy_rt.cli.distill import NAMES
+from diffusion_policy_rt.cli.tune_make import Makers
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.text import parse_seconds
 
@@ -30,10 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--quality-drop', type=float, default=0.01, metavar='Q',
                         help='how much lower the score may be than that of the policy as it is; '
                              'with --bag, by what share the error may be higher (default 0.01)')
+    parser.add_argument('--data', action='append', default=[], metavar='DIR',
+                        help='demonstrations or bags: the policy is quantized and distilled on '
+                             'them when it is their turn (default: --bag); may be repeated')
+    parser.add_argument('--recipe', default='', metavar='R',
+                        help='recipe that names the streams of the data (default: the bundle\'s)')
+    parser.add_argument('--method', choices=NAMES, default='onedp-s',
+                        help='how it is distilled (default onedp-s)')
+    parser.add_argument('--distill-recipe', default='', metavar='R',
+                        help='as --recipe of dprt distill (default config/recipes/distill_METHOD)')
+    parser.add_argument('--observations', type=positive, default=128, metavar='N',
+                        help='observations to quantize under (default 128)')
     parser.add_argument('--quantized', action='append', default=[], metavar='P',
-                        help='a quantized bundle of the policy; may be repeated, best first')
+                        help='a quantized bundle, instead of quantizing; may be repeated')
     parser.add_argument('--distilled', action='append', default=[], metavar='P',
-                        help='a student of the policy; may be repeated, best first')
+                        help='a student, instead of distilling; may be repeated, best first')
     parser.add_argument('--bag', metavar='BAG',
                         help='measure quality as the error to the actions of a bag, not on Push-T')
     parser.add_argument('--map', action='append', default=[], metavar='NAME=TOPIC',
@@ -61,13 +74,16 @@ def run(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     aim = Aim(parse_seconds(args.deadline), args.margin, args.quality_drop, not args.bag)
     tuner = Tuner(out / 'kept', args.engine, args.threads, args.repeats, quality(args, out))
-    rows = tuner.climb(ladder(args.policy, args.steps, args.quantized, args.distilled), aim)
+    made = Makers(args, out / 'made')
+    rows = tuner.climb(ladder(args.policy, args.steps, made.quantized(), made.distilled(),
+                              made.again), aim)
     chosen = rows[-1] if rows[-1]['meets'] else None
     bundle = deliver(chosen, out / 'bundle', aim).folder if chosen else None
     result = {'ladder': rows, 'chosen': chosen and chosen['stage'],
               'bundle': bundle and str(bundle), 'deadline_s': aim.deadline_s,
               'quality_is': 'action_rmse' if args.bag else 'mean_max_coverage',
-              'advice': advice(rows, aim), 'provenance': provenance()}
+              'advice': advice(rows, aim), 'left_out': made.left_out,
+              'provenance': provenance()}
     print(table([{key: row[key] for key in COLUMNS} for row in rows]))
     write_ladder(out, result)
     write_json(args.json, result)

@@ -24,8 +24,10 @@ from diffusion_policy_rt.replay.virtual import (
     ChargedEngine, Event, VirtualPlanner, VirtualTimeline)
 from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.ros.complaints import Complaints
-from diffusion_policy_rt.ros.events import RESET, STOP, Event as NodeEvent
+from diffusion_policy_rt.ros.events import PLAN, RESET, STOP, Event as NodeEvent, driver_event
 from diffusion_policy_rt.ros.intake import Intake
+from diffusion_policy_rt.runtime.arrivals import Arrivals
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.guard import StreamRule
@@ -33,6 +35,7 @@ from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Tick
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -52,6 +55,7 @@ class Conditions:
     """Whether actions are velocities."""
     limits: Limits | None = None
     rules: Mapping[str, StreamRule] | None = None
+    caches: CacheRules | None = None
     digest: str = ''
     """Of the policy: a recording of its own run is done again plan by plan."""
 
@@ -66,6 +70,8 @@ class Watchers:
     """The policy took in a frame."""
     tick: Callable[[int, int, np.ndarray, Tick], None] = lambda due, now, actions, tick: None
     """A tick due at .. published [K, A] at ..."""
+    event: Callable[[int, NodeEvent], None] = lambda now, event: None
+    """At .. the node would have told this of its run."""
 
 
 @dataclass
@@ -92,6 +98,10 @@ class Replay:
         self.engine = ChargedEngine(engine, self.timeline)
         self.loop = PolicyLoop(spec, self.engine, how.settings, self.timeline, how.seed,
                                how.limits, how.velocity, how.rules)
+        if how.caches is not None:
+            self.loop.keep(how.caches)
+        self.loop.tiling.prove()
+        self.engine.encoded = 0
         how.charge.prime(self.loop.latencies, how.settings.allowed_steps(spec), how.seed)
         self.outcome = Outcome()
         self._complaints = Complaints(self.outcome.notes.append, lambda told: None)
@@ -108,6 +118,7 @@ class Replay:
                                            '' if how.faults else how.digest)
         if told.again:
             self._trail.matcher.follow()
+            self.loop.arrivals = Prompt()
         arrivals = told.arrivals(lambda: self._watchers.message(self._trail.ticks))
         faults = Faults(how.faults, how.seed, streams)
         parts = segments(faults.bend(together(arrivals)), SILENCE_NS, begins)
@@ -141,7 +152,8 @@ class Replay:
         self.loop.reset()
         self.loop.guard.rearm()
         driver = self._driver = AlignedDriver(
-            self.loop, self.timeline, self._publish, self._on_tick, self._on_reason, self._plans)
+            self.loop, self.timeline, self._publish, self._on_tick, self._on_reason, self._plans,
+            on_event=self._on_event)
         driver.recording = self._recording
         self.timeline.play(start, self._events(first, part, start))
         driver.run()
@@ -151,8 +163,9 @@ class Replay:
         self._planner = VirtualPlanner(loop, self.timeline, self._begin_plan)
         return self._planner
 
-    def _begin_plan(self, now_ns: int) -> None:
+    def _begin_plan(self, now_ns: int) -> bool:
         self.engine.costs = self._how.charge.draw(self._how.seed, now_ns)
+        return any(self.engine.costs)
 
     def _events(self, first: Arrival, part: Iterator[Arrival], start: int) -> Iterator[Event]:
         for arrival in _and(first, part):
@@ -209,6 +222,10 @@ class Replay:
     def _on_reason(self, reason: str) -> None:
         self._reason = reason
 
+    def _on_event(self, kind: str, at_ns: int) -> None:
+        newest = self.loop.looked if kind == PLAN else {}
+        self._watchers.event(self.timeline.now_ns(), driver_event(kind, at_ns, newest))
+
     def _on_tick(self, tick: Tick) -> None:
         now, settings = self.timeline.now_ns(), self._how.settings
         due = now - settings.deadline_ns + round(1e9 * tick.slack_s)
@@ -227,6 +244,13 @@ class Replay:
             self.outcome.reasons[self._reason] += 1
         if self.timeline.over:
             self._driver.end()
+
+
+class Prompt(Arrivals):
+    """Waits for no frame: what a plan saw is there before it, whether or not it was waited for."""
+
+    def wait(self, timeline: Timeline, until_ns: int) -> None:
+        """Return at once."""
 
 
 class AlignedDriver(Driver):

@@ -55,6 +55,8 @@ class Evaluation:
     """The simulated robot of `random`; a bundle tells its own."""
     blocks: bool = False
     """Whether branches are kept between the calls of a plan, as the bundle tells."""
+    threads: int = 1
+    """Per matrix product."""
 
 
 def default_steps(served: tuple[int, ...]) -> int:
@@ -75,7 +77,7 @@ def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
     settings = LoopSettings(control_rate=task.rate, deadline=1 / task.rate, min_steps=steps,
                             max_steps=steps, observation_timeout=late, action_timeout=late + 2,
                             n_action_steps=what.execute)
-    engine = load_engine(bundle, what.engine)
+    engine = load_engine(bundle, what.engine, what.threads)
     loop = PolicyLoop(spec, engine, settings, SteadyClock(), what.noise_seed)
     loop.keep(replace(loop.rules, blocks=what.blocks))
     if what.blocks and denoiser_of(engine, spec.schedule(steps), loop.rules) is engine:
@@ -105,6 +107,8 @@ def sampled(bundle: Bundle, what: Evaluation) -> tuple[PolicySpec, int]:
 
 def make_nearest(what: Evaluation) -> NearestController:
     """Return the controller of `nearest`; it acts on the true state, so delay has no meaning."""
+    if what.task != PUSHT.name:
+        raise DataError(f'--policy {NEAREST} compares states of Push-T; use --task {PUSHT.name}')
     if what.demonstrations is None:
         raise DataError(f'--policy {NEAREST} looks its actions up; give the demonstrations by '
                         '--data')

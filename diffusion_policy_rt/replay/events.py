@@ -98,15 +98,15 @@ class Reenactment:
 
         Until its start is done nothing is taken in, and one message of each stream can wait.
         """
-        starts = [item[3].at_ns for item in self._window if not item[1]
-                  and item[3].data.kind == START and _tells(item[3].data, arrival)]
+        starts = [event.at_ns for event in self._coming() if event.kind == START
+                  and _unseen(event, arrival)]
         return any(arrival.at_ns < at and item[3].stream == arrival.stream
                    and item[3].at_ns <= at for at in starts for item in self._window if item[1])
 
     def _seen_before(self, event: Event) -> Iterator[Arrival]:
         """Yield, before the event, what was recorded after it although the node had it."""
-        had = {item[2]: item[3] for item in sorted(self._window) if _tells(event, item[3])
-               and stamped(item[3].data) <= event.newest.get(item[3].stream, -1)}
+        had = {item[2]: item[3] for item in sorted(self._window)
+               if _tells(event, item[3]) and not _unseen(event, item[3])}
         if had:
             self._window = [item for item in self._window if item[2] not in had]
             heapq.heapify(self._window)
@@ -119,12 +119,13 @@ class Reenactment:
 
         A plan that did not see it looked at some time before the deadline of its tick.
         """
-        coming = [item[3].data for item in self._window if not item[1]]
-        events = coming if self._plan is None else [self._plan, *coming]
+        events = self._coming() if self._plan is None else [self._plan, *self._coming()]
         return max([arrival.at_ns, *(
             event.at_ns + (self._deadline_ns if event.kind == PLAN else 0) for event in events
-            if _tells(event, arrival)
-            and stamped(arrival.data) > event.newest.get(arrival.stream, -1))])
+            if _unseen(event, arrival))])
+
+    def _coming(self) -> list[Event]:
+        return [item[3].data for item in self._window if not item[1]]
 
     def aligned(self, now_ns: int) -> int | None:
         """Return the first tick of this run that was aligned to a frame [ns]; None if not told."""
@@ -149,6 +150,12 @@ def _tells(event: Event, arrival: Arrival) -> bool:
     return (arrival.stream not in (EVENT, ACTION) and stamped(arrival.data) > 0
             and abs(arrival.at_ns - event.at_ns) < NEAR_NS
             and (event.kind in (START, PLAN) or arrival.stream in event.newest))
+
+
+def _unseen(event: Event, arrival: Arrival) -> bool:
+    """Whether the event tells that the node had a message only after it."""
+    return (_tells(event, arrival)
+            and stamped(arrival.data) > event.newest.get(arrival.stream, -1))
 
 
 def while_running(arrivals: Iterable[Arrival], running: bool) -> Iterator[Arrival]:

@@ -94,7 +94,7 @@ def map_topics(wanted: Inputs, topics: Sequence[Topic], told: Mapping[str, str])
     cameras = {name: _camera(name, wanted, topics, told) for name in wanted.cameras}
     state, constant = _state(wanted, topics, told)
     events = told.get('events', _ending([t for t in topics if t.msgtype == STRING], '/events'))
-    over = '' if events else _ending(topics, '/episode')
+    over = '' if events else _ending([t for t in topics if t.msgtype == STRING], '/episode')
     return Sources(cameras, state, constant, _action(topics, told), told.get('reset', over),
                    events, _ending(topics, '/policy_info'),
                    told.get('timing', _ending(topics, '/timing')), types)

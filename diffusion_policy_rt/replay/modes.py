@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from diffusion_policy_rt.errors import DataError, EngineError
+from diffusion_policy_rt.errors import DataError, EngineError, SpecError
 from diffusion_policy_rt.replay.episode import PolicyController
-from diffusion_policy_rt.replay.evaluate import Evaluation, in_processes, make_controller
+from diffusion_policy_rt.replay.evaluate import (
+    Evaluation, in_processes, make_controller, simulated)
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.observation import Observation
 from diffusion_policy_rt.sim.block import middle
 from diffusion_policy_rt.sim.crossroads import crossroads
 from diffusion_policy_rt.sim.pusht import PushT
+from diffusion_policy_rt.sim.tasks import PUSHT
 
 Policy = tuple[PolicyLoop, int]
 """A policy and the network calls of each of its plans."""
@@ -129,10 +131,15 @@ def compare(student: Evaluation, states: Sequence[Crossroads], workers: int) -> 
 
 
 def make_loop(what: Evaluation) -> Policy:
-    """Return the policy's loop and its steps; DataError for a floor, which draws no chunks."""
+    """Return the policy's loop and its steps.
+
+    Raises DataError for a floor, which draws no chunks, SpecError for another robot's policy.
+    """
     controller, steps, _ = make_controller(what)
     if not isinstance(controller, PolicyController):
         raise DataError(f'{what.policy} draws no chunks; modes are counted of bundles')
+    if simulated(what) is not PUSHT:
+        raise SpecError(f'{what.policy} is no policy of Push-T, where modes are counted')
     return controller.loop, steps
 
 

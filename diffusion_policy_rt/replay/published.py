@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.ros.bag import BagWriter, qos, to_cdr
+from diffusion_policy_rt.ros.events import Event
 from diffusion_policy_rt.runtime.trace import Tick
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -35,6 +36,7 @@ class PublishedBag:
         self._topics = {
             'action': Topic('/policy/action', self._output.message),
             'timing': Topic('/policy/timing', Float64MultiArray),
+            'events': Topic('/policy/events', String),
             'info': Topic('/policy/policy_info', String, latched=True)}
         self._info = String(data=json.dumps({'name': spec.name, 'digest': digest}))
         self._told = False
@@ -60,6 +62,10 @@ class PublishedBag:
             stamp = Time(sec=now_ns // 10**9, nanosec=now_ns % 10**9)
             self._put('action', now_ns, self._output.to_message(actions, stamp))
         self._put('timing', now_ns, tick_to_message(tick))
+
+    def event(self, now_ns: int, event: Event) -> None:
+        """Write what the node would have told: of each plan, the stamps of the inputs it saw."""
+        self._put('events', now_ns, String(data=event.to_json()))
 
     def _put(self, name: str, now_ns: int, message: object) -> None:
         topic = self._topics[name]

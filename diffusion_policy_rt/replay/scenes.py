@@ -1,4 +1,4 @@
-"""What a camera sees while caches are measured: Push-T, a wandering square, noise, a shift."""
+"""What a camera sees while caches are measured: Push-T, a square that changes, noise, a shift."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ def pusht(rows: int, columns: int) -> Images:
 
 
 def square(images: Images, share: float) -> Images:
-    """Return the first image with a square of a share of it that wanders and changes."""
+    """Return the first image with a square of a share of it that changes, in the middle."""
     rows, columns = images[0].shape[:2]
     side, rng = round((share * rows * columns)**0.5), np.random.default_rng(0)
-    made = [images[0].copy() for _ in images]
-    for number, image in enumerate(made):
-        top, left = ((size - side) * number // len(made) for size in (rows, columns))
+    made, top, left = [images[0].copy() for _ in images], (rows - side) // 2, (columns - side) // 2
+    for image in made:
         image[top:top + side, left:left + side] = rng.integers(0, 256, 3, np.uint8)
     return made
 

@@ -26,7 +26,7 @@ from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.thumbs import Thumbs
 from diffusion_policy_rt.replay.trail import Trail
 from diffusion_policy_rt.ros.bag import Bag
-from diffusion_policy_rt.ros.param_table import action_limits, defaults, stream_rules
+from diffusion_policy_rt.ros.param_table import action_limits, caches_of, defaults, stream_rules
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
@@ -116,7 +116,7 @@ def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replaye
                          tuple(Fault.parse(text, streams) for text in wish.faults),
                          wish.action_type == 'twist_stamped',
                          action_limits(values, spec.action.names), stream_rules(values, spec),
-                         bundle.digest)
+                         caches_of(values, spec), bundle.digest)
         return _write(bundle, bag, sources, engine, how, label, wish)
 
 
@@ -131,7 +131,7 @@ def _write(bundle: Bundle, bag: Bag, sources: Sources, engine: Engine, how: Cond
         tick = stack.enter_context(_output(wish, bundle, folder)) if wish.write_bag else None
         watchers = Watchers(_progress(stack, bag, sources), thumbs.note)
         if tick is not None:
-            watchers.tick = tick.write
+            watchers.tick, watchers.event = tick.write, tick.event
         outcome = Replay(spec, engine, sources, how, trail, watchers).run(bag)
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     result = {

@@ -1,6 +1,7 @@
 """The cheapest stack that meets a deadline: a ladder, climbed until a rung holds.
 
     as it is  >  quantized  >  + caches  >  distilled, most steps  >  ..  >  distilled, one step
+              >  distilled and quantized, most steps  >  ..  >  distilled and quantized, one step
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,13 @@ class Aim:
         return quality <= reference * (1 + self.quality_drop)
 
 
-def ladder(policy: str, steps: int, quantized: Sequence[str],
-           distilled: Sequence[str]) -> Iterator[Stage]:
-    """Yield the stages from the policy as it is to the fewest steps of its last student."""
+def ladder(policy: str, steps: int, quantized: Iterable[str], distilled: Iterable[str],
+           again: Callable[[str], Iterable[str]] = lambda student: ()) -> Iterator[Stage]:
+    """Yield the stages from the policy as it is to the fewest steps of its last student.
+
+    Bundles are asked for when it is their turn, so those that are not needed need not be made;
+    `again` gives the quantized bundles of a student.
+    """
     spec = read_bundle(policy).spec
     count = steps or max(spec.steps)
     spec.schedule(count)
@@ -78,13 +83,26 @@ def ladder(policy: str, steps: int, quantized: Sequence[str],
         if count not in served:
             raise SpecError(f'{bundle} serves {list(served)} steps, not the {count} of {policy}; '
                             'give --steps that both serve')
-        yield Stage(f'quantized ({Path(bundle).name})', bundle, count, False)
+        yield Stage(f'quantized ({title(bundle)})', bundle, count, False)
         last = bundle
     yield Stage('+ caches', last, count, True)
-    for bundle in distilled:
-        for fewer in sorted(read_bundle(bundle).spec.steps, reverse=True):
-            if fewer < count:
-                yield Stage(f'distilled ({Path(bundle).name}), {fewer} steps', bundle, fewer, True)
+    for student in distilled:
+        yield from fewer_steps(student, count, f'distilled ({title(student)})')
+        for small in again(student):
+            yield from fewer_steps(small, count, f'distilled and quantized ({title(small)})')
+
+
+def fewer_steps(bundle: str, count: int, label: str) -> Iterator[Stage]:
+    """Yield the step counts of a bundle below `count`, falling."""
+    for fewer in sorted(read_bundle(bundle).spec.steps, reverse=True):
+        if fewer < count:
+            yield Stage(f'{label}, {fewer} steps', bundle, fewer, True)
+
+
+def title(bundle: str) -> str:
+    """Return a bundle's name; that of its run for one that a command calls `bundle`."""
+    path = Path(bundle)
+    return path.parent.name if path.name == 'bundle' else path.name
 
 
 class Tuner:
@@ -166,8 +184,8 @@ def advice(rows: Sequence[dict[str, Any]], aim: Aim) -> str:
                 'longer.')
     needed = 1e3 * (fastest['p99_s'] * (1 + aim.margin) + PUBLISH_MARGIN_NS / 1e9)
     return (f'Nothing meets {ms:g} ms: the fastest, {fastest["stage"]}, takes '
-            f'{1e3 * fastest["p99_s"]:.3g} ms (p99); give a student of fewer steps by '
-            f'--distilled, a smaller policy, or a deadline of {math.ceil(needed)} ms.')
+            f'{1e3 * fastest["p99_s"]:.3g} ms (p99); give --data to have it '
+            f'quantized and distilled, a smaller policy, or a deadline of {math.ceil(needed)} ms.')
 
 
 def deliver(row: dict[str, Any], folder: Path, aim: Aim) -> Bundle:

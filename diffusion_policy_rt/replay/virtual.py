@@ -18,7 +18,7 @@ import numpy as np
 
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.planner import Planner
-from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.ports import Engine, Staged, StagedEngine
 
 
 class Event(NamedTuple):
@@ -119,10 +119,14 @@ class _Done(threading.Event):
 
 
 class VirtualPlanner(Planner):
-    """The planner's thread, taking turns with the driver's."""
+    """The planner's thread, taking turns with the driver's.
+
+    `begin` is told the instant of a plan, and returns whether it takes time. One that takes none
+    is made in the driver's thread: changing threads costs more than all else around a plan.
+    """
 
     def __init__(self, loop: PolicyLoop, timeline: VirtualTimeline,
-                 begin: Callable[[int], None]) -> None:
+                 begin: Callable[[int], bool]) -> None:
         super().__init__(loop)
         self._timeline, self._begin = timeline, begin
         self.done = _Done(timeline)
@@ -132,7 +136,10 @@ class VirtualPlanner(Planner):
     def ask(self, now_ns: int, budget_ns: int) -> None:
         """Start a plan; it observes before this returns, and is done in its own time."""
         self.asked_ns = now_ns
-        self._begin(now_ns)
+        if not self._begin(now_ns):
+            self._request, self.offered = (now_ns, budget_ns), None
+            self._plan()
+            return
         ask = super().ask
         self._timeline.lend(lambda: ask(now_ns, budget_ns))
 
@@ -156,11 +163,27 @@ class ChargedEngine:
     def encode(self, camera: str, image: np.ndarray) -> np.ndarray:
         """Encode as the engine does; the first frame of a plan pays for all of them."""
         latent = self._engine.encode(camera, image)
+        self._pay_encoding()
+        return latent
+
+    def staged(self, camera: str) -> Staged | None:
+        """Return the engine's encoder as its layers, whose head pays as `encode` does."""
+        own = self._engine.staged(camera) if isinstance(self._engine, StagedEngine) else None
+        if own is None:
+            return None
+
+        def head(x: np.ndarray) -> np.ndarray:
+            latent = own.head(x)
+            self._pay_encoding()
+            return latent
+
+        return Staged(own.stages, head)
+
+    def _pay_encoding(self) -> None:
         self.encoded += 1
         encode, once, call = self.costs
         self.costs = (0, once, call)
         self._timeline.spend(encode)
-        return latent
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:

@@ -17,6 +17,7 @@ from diffusion_policy_rt.runtime.guard import ON_STALE, StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -151,7 +152,8 @@ def action_params(names: Iterable[str], low: Iterable[float],
             Param(f'limits.{name}.min_position', float(lo), 'Lowest value published [unit].'),
             Param(f'limits.{name}.max_position', float(hi), 'Highest value published [unit].'),
             Param(f'limits.{name}.max_velocity', INF,
-                  'Largest rate of change published, from the measured state on [unit/s].')]
+                  'Largest rate of change published, from the measured state on; of a velocity, '
+                  'whose rate is an acceleration, from the last one published on [unit/s].')]
     return params
 
 
@@ -207,6 +209,19 @@ def stream_rules(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, Strea
             f.name: values[f'cameras.{camera.name}.{f.name}']
             for f in dataclasses.fields(StreamRule)})
     return rules
+
+
+def caches_of(values: Mapping[str, Any], spec: PolicySpec) -> CacheRules:
+    """Return the rules of all caches among parameter values."""
+    return CacheRules(values['cache.capacity'], values['cache.condition'], values['cache.blocks'],
+                      tiles_of(values, spec))
+
+
+def tiles_of(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, TileRule]:
+    """Return each camera's rule for tiles among parameter values."""
+    return {camera.name: TileRule(**{
+        f.name: values[f'cache.{camera.name}.{f.name}'] for f in dataclasses.fields(TileRule)})
+        for camera in spec.cameras}
 
 
 def action_limits(values: Mapping[str, Any], names: Iterable[str]) -> Limits:

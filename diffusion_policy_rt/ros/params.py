@@ -12,13 +12,12 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.ros.param_table import Param, action_limits, stream_rules
+from diffusion_policy_rt.ros.param_table import Param, action_limits, caches_of, stream_rules
 from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
 from diffusion_policy_rt.runtime.settings import LoopSettings
-from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.spec import PolicySpec
 
 SETTINGS = tuple(f.name for f in dataclasses.fields(LoopSettings))
@@ -134,18 +133,6 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
         thresholds={name: (values[f'{threshold}.{name}.warn'], values[f'{threshold}.{name}.error'])
                     for name in THRESHOLDS})
 
-
-def caches_of(values: Mapping[str, Any], spec: PolicySpec) -> CacheRules:
-    """Return the rules of all caches among parameter values."""
-    return CacheRules(values['cache.capacity'], values['cache.condition'], values['cache.blocks'],
-                      tiles_of(values, spec))
-
-
-def tiles_of(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, TileRule]:
-    """Return each camera's rule for tiles among parameter values."""
-    return {camera.name: TileRule(**{
-        f.name: values[f'cache.{camera.name}.{f.name}'] for f in dataclasses.fields(TileRule)})
-        for camera in spec.cameras}
 
 
 def refusal(values: Mapping[str, Any], changes: Mapping[str, Any], spec: PolicySpec) -> str:

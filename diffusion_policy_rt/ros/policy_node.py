@@ -16,7 +16,7 @@ from std_srvs.srv import Trigger
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.ros import params
-from diffusion_policy_rt.ros.param_table import TABLE, policy_params
+from diffusion_policy_rt.ros.param_table import TABLE, caches_of, policy_params
 from diffusion_policy_rt.ros.runner import Runner
 from diffusion_policy_rt.ros.sim_time import RosTimeline
 from diffusion_policy_rt.ros.spin import run
@@ -139,7 +139,7 @@ class PolicyNode(LifecycleNode):
         if self._runner is not None:
             values = self._values()
             spec = self._runner.loop.spec
-            self._runner.apply(params.settings_of(values), params.caches_of(values, spec),
+            self._runner.apply(params.settings_of(values), caches_of(values, spec),
                                values['enable_output'])
 
     # -- time ----------------------------------------------------------------------------------

@@ -130,8 +130,8 @@ class SimNode(Node):
             self._run(self._robot)
         except DprtError as error:
             self.get_logger().fatal(str(error))
-            self.finished.set()
         finally:
+            self.finished.set()  # a robot without physics must not look alive
             self._robot.close()
 
     def _run(self, robot: SimulatedRobot) -> None:

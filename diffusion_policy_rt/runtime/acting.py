@@ -44,3 +44,13 @@ def resting(values: np.ndarray, chunk: Chunk | None, now_ns: int | None) -> np.n
     last = len(chunk.actions) - 1
     due = last if now_ns is None else min(max(0, chunk.index(now_ns)), last)
     return np.where(np.isfinite(values), values, chunk.actions[due])
+
+
+def braking(sent: np.ndarray | None, reach: np.ndarray) -> np.ndarray | None:
+    """Return the velocity [A] on the way from the last one to zero; None when it is reached.
+
+    Each tick may change it by `reach` [A]. Where nothing was sent yet zero is sent once.
+    """
+    if sent is None:
+        return np.zeros(len(reach))
+    return np.clip(0.0, sent - reach, sent + reach) if sent.any() else None

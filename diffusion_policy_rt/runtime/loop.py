@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from diffusion_policy_rt.errors import FrameError
-from diffusion_policy_rt.runtime.acting import Action, measured, resting
+from diffusion_policy_rt.runtime.acting import Action, braking, measured, resting
 from diffusion_policy_rt.runtime.arrivals import Arrivals
 from diffusion_policy_rt.runtime.chunk import Chunk, blend, splice
 from diffusion_policy_rt.runtime.caches import (
@@ -47,6 +47,8 @@ class PolicyLoop:
         self.limits = limits or Limits.none(len(spec.action))
         self.velocity = velocity
         """Whether actions are velocities: then holding means zero, not the measured state."""
+        self._sent: np.ndarray | None = None
+        """The last velocity that was to be published [A]; stays None for other actions."""
         self.latencies = LatencyModel()
         self.arrivals = Arrivals()
         self.guard = Guard((camera.name for camera in spec.cameras), rules)
@@ -243,29 +245,46 @@ class PolicyLoop:
             self._ended_ns = chunk.stamp_ns
         left = 0 if chunk is None else chunk.stamp_ns + self.settings.action_timeout_ns - now_ns
         if chunk is None or left < 0 or order == Rung.STOP:
-            return Action.stop(self.spec)
+            return self._brake() if self._sent is not None else Action.stop(self.spec)
         rest = chunk.rest(now_ns)[:1 + left // chunk.step_ns]
         if not len(rest) or self._broken_off(chunk):
-            return self.hold(now_ns)
+            return self._brake() if self.velocity else self.hold(now_ns)
         rung = plan.rung if plan is not None and plan.chunk is chunk else Rung.CHUNK
-        return Action(rung, self._bounded(rest))
+        return self._sending(Action(rung, self._bounded(rest)))
+
+    def _brake(self) -> Action:
+        """Return what brings velocities to zero within the limits, and then nothing."""
+        slower = braking(self._sent, self.limits.rate / self.settings.control_rate)
+        if slower is None:
+            return Action.stop(self.spec)
+        return self._sending(Action(Rung.HOLD, slower[None]))
+
+    def _sending(self, action: Action) -> Action:
+        if self.velocity:
+            self._sent = action.actions[0]
+        return action
 
     def hold(self, now_ns: int | None = None) -> Action:
         """Return the action that keeps the robot where it is measured to be.
 
-        Velocities hold at zero. Actions without a measured state of their name keep the value that
-        is due; without either, nothing is published. `now_ns` tells a state too old to hold at,
-        and what is due; without it the newest state and the last planned value stand.
+        Velocities hold at zero at once; ticks brake within the limits. Actions without a measured
+        state of their name keep the value that is due; without either, nothing is published.
+        `now_ns` tells a state too old to hold at, and what is due; without it the newest state and
+        the last planned value stand.
         """
         if self.velocity:
-            return Action(Rung.HOLD, np.zeros((1, len(self.spec.action))))
+            return self._sending(Action(Rung.HOLD, np.zeros((1, len(self.spec.action)))))
         values = resting(self._measured(now_ns), self.current, now_ns)
         if not np.isfinite(values).all():
             return Action.stop(self.spec)
         return Action(Rung.HOLD, self._bounded(values[None]))
 
     def _bounded(self, actions: np.ndarray) -> np.ndarray:
-        return self.limits.apply(actions.astype(float), self._measured(), 1 / self.spec.rate)
+        period, step = 1 / self.settings.control_rate, 1 / self.spec.rate
+        if not self.velocity:
+            return self.limits.apply(actions.astype(float), self._measured(), step)
+        sent = np.zeros(len(self.spec.action)) if self._sent is None else self._sent
+        return self.limits.apply(actions.astype(float), sent, step, period)
 
     def _measured(self, now_ns: int | None = None) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""

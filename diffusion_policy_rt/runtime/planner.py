@@ -59,8 +59,11 @@ class Planner:
             self._asked.clear()
             if self._stopping:
                 return
-            try:
-                self._result = self._loop.plan(*self._request, self._offer)
-            except Exception as error:  # whatever an engine raises costs a plan, never the loop
-                self._result = NotReady(f'{type(error).__name__}: {error}', kind='raised')
+            self._plan()
             self.done.set()
+
+    def _plan(self) -> None:
+        try:
+            self._result = self._loop.plan(*self._request, self._offer)
+        except Exception as error:  # whatever an engine raises costs a plan, never the loop
+            self._result = NotReady(f'{type(error).__name__}: {error}', kind='raised')

@@ -23,9 +23,9 @@ from diffusion_policy_rt.runtime.maps import Maps, Rect
 from diffusion_policy_rt.runtime.ports import Staged
 from diffusion_policy_rt.spec import CameraSpec
 
-TILE = 16
+TILE = 8
 """Rows and columns of a tile [px]."""
-MOST = 0.2
+MOST = 0.3
 """Share of the image above which changed rectangles are not worth more than encoding it whole."""
 LEAST = 160 * 160
 """Pixels of an image below which a call per layer costs more than encoding it whole."""

@@ -53,7 +53,8 @@ class Arm:
         self.data.qpos[:3] = rng.uniform(0.4, 0.6), rng.uniform(-0.2, 0.1), CAN
         self._hold(start)
         self._mujoco.mj_forward(self.model, self.data)
-        self.seed, self._furthest = seed, np.linalg.norm(self.can[:2] - GOAL)
+        self.seed = seed
+        self._furthest = float(np.linalg.norm(self.can[:2] - GOAL))
 
     @property
     def state(self) -> np.ndarray:

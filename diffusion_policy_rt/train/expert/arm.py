@@ -48,9 +48,15 @@ class ArmDemonstration:
         return self.progress > ARM.success
 
     def streams(self) -> dict[str, np.ndarray]:
-        """Return the rows by the name that the data set gives them."""
-        return {name: value for name, value in dataclasses.asdict(self).items()
-                if isinstance(value, np.ndarray)}
+        """Return the rows by the name that the data set gives them.
+
+        `success` [T] is 1 in the row whose action put the can onto the goal.
+        """
+        success = np.zeros(len(self.action), np.uint8)
+        success[-_AFTER] = self.success
+        return {'success': success, **{
+            name: value for name, value in dataclasses.asdict(self).items()
+            if isinstance(value, np.ndarray)}}
 
 
 @dataclass(frozen=True)

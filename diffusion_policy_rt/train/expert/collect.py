@@ -108,9 +108,14 @@ class Demonstration:
         return self.coverage > SUCCESS
 
     def streams(self) -> dict[str, np.ndarray]:
-        """Return the rows by the names of the published recordings."""
+        """Return the rows by the names of the published recordings.
+
+        `success` [T] is 1 in the row whose action reached the goal.
+        """
+        success = np.zeros(len(self.action), np.uint8)
+        success[-1] = self.success
         return {'img': self.images, 'state': self.state, 'action': self.action,
-                'keypoint': keypoints(self.state[:, 2:]).astype(np.float32)}
+                'keypoint': keypoints(self.state[:, 2:]).astype(np.float32), 'success': success}
 
 
 def start(robot: PushT, seed: int, where: str) -> None:
@@ -187,17 +192,11 @@ def collect(what: Collecting, seeds: Iterable[int], workers: int) -> Iterator[Sh
 
 
 def write_dataset(path: Path, demonstrations: Sequence[Shown]) -> None:
-    """Write episodes as one npz, whole or not at all.
-
-    `success` [N] is 1 in the row whose action reached the goal.
-    """
+    """Write episodes as one npz, whole or not at all."""
     shown = [d.streams() for d in demonstrations]
     streams: dict[str, Any] = {name: np.concatenate([rows[name] for rows in shown])
                                for name in shown[0]}
-    ends = np.cumsum([len(rows['action']) for rows in shown])
-    success = np.zeros(ends[-1], np.uint8)
-    success[ends - 1] = [d.success for d in demonstrations]
-    streams |= {'success': success, 'episode_ends': ends}
+    streams['episode_ends'] = np.cumsum([len(rows['action']) for rows in shown])
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, partial.open('wb') as file:
         np.savez_compressed(file, **streams)
