@@ -91,7 +91,7 @@ def test_the_nearest_demonstration_is_evaluated_by_the_same_command(tmp_path):
 
 def test_info_tells_spec_sizes_dtypes_steps_and_hashes(tmp_path):
     data = result(tmp_path, 'info', 'pusht')
-    assert data['spec']['name'] == 'pusht' and data['steps'] == [1, 2, 4, 8, 16]
+    assert data['spec']['name'] == 'pusht' and data['steps'] == [1, 2, 4, 8]
     assert data['bytes'] == sum(f['bytes'] for f in data['files'].values())
     assert len(data['sha256']) == 64 and data['dtypes']
 

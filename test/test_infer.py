@@ -61,7 +61,7 @@ def test_the_same_noise_gives_the_same_chunk_and_other_noise_another(files):
 
 
 def test_offline_equals_the_loop_on_the_same_frames_and_noise(scene):
-    bundle = read_bundle('')
+    bundle = read_bundle('pusht_teacher')  # whose schedule draws no more noise
     spec, engine, step = bundle.spec, load_engine(bundle), bundle.spec.step_ns
     loop = PolicyLoop(spec, engine, LoopSettings(min_steps=4, max_steps=4), ManualClock(), seed=3)
     stamps = (7 * step, 8 * step)

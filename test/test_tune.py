@@ -24,7 +24,7 @@ class Timed(Tuner):
 def climb(tmp_path, deadline, quality=lambda stage: 0.9, **more):
     aim = Aim(deadline, **more)
     tuner = Timed(tmp_path, 'onnxruntime', 1, 20, quality)
-    return tuner.climb(ladder('pusht', 0, ['pusht'], ['pusht']), aim), aim
+    return tuner.climb(ladder('pusht_teacher', 0, ['pusht_teacher'], ['pusht']), aim), aim
 
 
 @pytest.mark.parametrize('deadline, stage', [
@@ -61,8 +61,8 @@ def test_an_error_may_rise_by_a_share(tmp_path):
 
 
 def test_a_quantized_bundle_serves_the_steps_of_its_policy(exported):
-    with pytest.raises(SpecError, match='not the 16 of pusht'):
-        list(ladder('pusht', 0, [str(exported('keypoint_mlp', 'edm')[0].folder)], []))
+    with pytest.raises(SpecError, match='not the 16 of pusht_teacher'):
+        list(ladder('pusht_teacher', 0, [str(exported('keypoint_mlp', 'edm')[0].folder)], []))
     with pytest.raises(SpecError, match='not 5'):
         list(ladder('pusht', 5, [], []))
 
