@@ -76,8 +76,10 @@ def test_live_and_offline_agree_on_what_was_seen_and_done(pusht, tmp_path):  # n
     offline = {line['observed_ns']: published[line['published_ns']]
                for line in lines if line['rung'] == 'fresh'}
     live, answers = observed(tmp_path / 'live', stamps), tails(tmp_path / 'live')
+    # a later plan from the same observation is told what has been committed since
+    first = {stamp: at for at, stamp in reversed(live.items())}
     compared = 0
-    for at, stamp in live.items():
+    for stamp, at in first.items():
         near = min(answers, key=lambda answer, at=at: abs(answer[0] - at))[1]
         if stamp in offline and stamp > stamps[1]:
             k = min(len(near), len(offline[stamp]))
