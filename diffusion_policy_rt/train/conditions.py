@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec
@@ -29,6 +30,12 @@ def frozen_conditions(policy: Policy, images: Mapping[str, np.ndarray], states: 
     latents = {c.name: latent_rows(policy, c, images[c.name], device)
                for c in policy.spec.cameras}
     return condition_rows(policy.spec, latents, states, windows)
+
+
+def noised(observed: Tensor, deviation: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Return conditions [B, C] with normal noise of this deviation, float32 [C]."""
+    jitter = deviation * rng.standard_normal(tuple(observed.shape), np.float32)
+    return observed + torch.from_numpy(jitter).to(observed)
 
 
 def latent_deviation(spec: PolicySpec, noise: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.runtime.precond import coefficients
 from diffusion_policy_rt.runtime.prefix import NO_PREFIX, PrefixLayout
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec, Preconditioning
+from diffusion_policy_rt.train.conditions import noised
 from diffusion_policy_rt.train.pixels import random_shifts, to_inputs
 from diffusion_policy_rt.train.prefix import draw_lengths, free_actions, with_prefix
 from diffusion_policy_rt.train.recipe import Training
@@ -111,10 +112,8 @@ class LatentObjective:
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the denoising loss on these windows."""
         index = torch.from_numpy(rows).to(self.chunks.device)
-        observed = self.observed[index]
-        jitter = self.noise * rng.standard_normal(tuple(observed.shape), np.float32)
         return self.denoising(module, self.chunks[index],
-                              observed + torch.from_numpy(jitter).to(observed), rng)
+                              noised(self.observed[index], self.noise, rng), rng)
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> float:

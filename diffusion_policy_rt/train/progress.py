@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.train.conditions import noised
 from diffusion_policy_rt.train.data import Dataset
 from diffusion_policy_rt.train.recipe import Selection
 from diffusion_policy_rt.train.trainer import Objective
-from diffusion_policy_rt.train.windows import split_episodes
+from diffusion_policy_rt.train.windows import per_row, split_episodes
 
 SUCCESS = 'success'
 """The stream that tells where an episode met success."""
@@ -60,7 +61,7 @@ class ValueObjective:
         self.noise = noise.astype(np.float32)
         left = rows_left(episode_ends)
         met = was_met(success, episode_ends)
-        known = np.repeat(met, np.diff(episode_ends, prepend=0))
+        known = per_row(met, episode_ends)
         if not met.any():
             raise DataError('no episode tells that it ended in success, by which `select` learns; '
                             'add a data set of dprt expert, or one with next.success, or take '
@@ -78,9 +79,7 @@ class ValueObjective:
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the cross-entropy; its least is the entropy of the outcomes, not zero."""
         index = torch.from_numpy(rows).to(self.observed.device)
-        observed = self.observed[index]
-        jitter = self.noise * rng.standard_normal(tuple(observed.shape), np.float32)
-        return self._errors(module, index, observed + torch.from_numpy(jitter).to(observed))
+        return self._errors(module, index, noised(self.observed[index], self.noise, rng))
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> float:
@@ -98,8 +97,7 @@ def was_met(success: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:
 
 def rows_left(episode_ends: np.ndarray) -> np.ndarray:
     """Return how many rows of its episode follow each row, int64 [N]; 0 at the last."""
-    lengths = np.diff(episode_ends, prepend=0)
-    return np.repeat(episode_ends, lengths) - 1 - np.arange(episode_ends[-1])
+    return per_row(episode_ends, episode_ends) - 1 - np.arange(episode_ends[-1])
 
 
 @torch.no_grad()
@@ -120,7 +118,7 @@ def gained_steps(steps: np.ndarray, episode_ends: np.ndarray, met: np.ndarray,
     """
     left = rows_left(episode_ends)
     later = np.arange(len(steps)) + np.minimum(ahead, left)
-    came = (left <= ahead) & np.repeat(met, np.diff(episode_ends, prepend=0))
+    came = (left <= ahead) & per_row(met, episode_ends)
     return steps - np.where(came, 0, steps[later]) - np.minimum(ahead, left)
 
 
@@ -141,5 +139,4 @@ def chosen_windows(how: Selection | None, observed: np.ndarray, data: Dataset, n
     steps = steps_to_success(module.eval(), seen, how.discount)
     met = was_met(success, ends)
     gained = gained_steps(steps, ends, met, how.ahead) > how.least
-    told = np.repeat(met, np.diff(ends, prepend=0))
-    return np.where(told, gained, rows_left(ends) >= how.ahead)
+    return np.where(per_row(met, ends), gained, rows_left(ends) >= how.ahead)

@@ -45,8 +45,12 @@ def split_episodes(episode_ends: np.ndarray, ratio: float, seed: int) -> np.ndar
     count = len(episode_ends)
     kept = round(count * ratio)
     chosen = np.random.default_rng(seed).permutation(count)[:kept]
-    lengths = np.diff(episode_ends, prepend=0)
-    return np.repeat(np.isin(np.arange(count), chosen), lengths)
+    return per_row(np.isin(np.arange(count), chosen), episode_ends)
+
+
+def per_row(values: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:
+    """Repeat each episode's value [E] for all of its rows, [N]."""
+    return np.repeat(values, np.diff(episode_ends, prepend=0))
 
 
 def condition_rows(spec: PolicySpec, latents: dict[str, np.ndarray], states: np.ndarray,

@@ -123,5 +123,6 @@ def _joined(name: str, sets: Sequence[Dataset]) -> np.ndarray:
             raise DataError(f"stream '{name}' has rows {list(like.shape[1:])} in "
                             f'{pattern.source} and {list(shape)} in {other.source}; they must be '
                             'equal')
-    return np.concatenate([one.streams.get(name, np.zeros(
-        (one.episode_ends[-1], *like.shape[1:]), like.dtype)) for one in sets])
+    return np.concatenate([
+        one.streams[name] if name in one.streams
+        else np.zeros((one.episode_ends[-1], *like.shape[1:]), like.dtype) for one in sets])

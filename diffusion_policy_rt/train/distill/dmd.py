@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -34,9 +34,15 @@ class DMDOptions:
     """One of so many steps moves the student, the others the fake score."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'sigmas', tuple(float(s) for s in self.sigmas))
-        if not self.sigmas or sorted(self.sigmas, reverse=True) != list(self.sigmas):
-            raise ValueError('sigmas must fall')
+        object.__setattr__(self, 'sigmas', falling(self.sigmas))
+
+
+def falling(sigmas: Iterable[float]) -> tuple[float, ...]:
+    """Return the noise levels of a student's steps; ValueError unless they fall."""
+    levels = tuple(float(s) for s in sigmas)
+    if not levels or sorted(levels, reverse=True) != list(levels):
+        raise ValueError('sigmas must fall')
+    return levels
 
 
 def fastgen() -> ModuleType:

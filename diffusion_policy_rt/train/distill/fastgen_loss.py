@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffusion_policy_rt.train.distill.dmd import flow_time
+from diffusion_policy_rt.train.distill.dmd import falling, flow_time
 from diffusion_policy_rt.train.distill.fastgen_net import (
     Discriminator, fastgen, feature_size, network_class)
 
@@ -55,9 +55,7 @@ class FastGenOptions:
     """fdistill, dmd2: one of so many steps moves the student."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, 'sigmas', tuple(float(s) for s in self.sigmas))
-        if not self.sigmas or sorted(self.sigmas, reverse=True) != list(self.sigmas):
-            raise ValueError('sigmas must fall')
+        object.__setattr__(self, 'sigmas', falling(self.sigmas))
 
 
 def held(*modules: nn.Module) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from diffusion_policy_rt.model.policy import Policy, make_denoiser
 from diffusion_policy_rt.runtime.prefix import PrefixLayout
 from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks
-from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
+from diffusion_policy_rt.train.conditions import (
+    frozen_conditions, latent_deviation, noised)
 from diffusion_policy_rt.train.distill.compare import Comparison
 from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
 from diffusion_policy_rt.train.distill.methods import METHODS, Loss, Networks
@@ -144,11 +145,9 @@ class Distillation:
         The latents are noised, and a random prefix of each chunk is told as committed.
         """
         index = torch.from_numpy(rows).to(self.chunks.device)
-        chunks, observed = self.chunks[index], self.observed[index]
-        jitter = self.noise * rng.standard_normal(tuple(observed.shape), np.float32)
-        noised = observed + torch.from_numpy(jitter).to(observed)
+        chunks, seen = self.chunks[index], noised(self.observed[index], self.noise, rng)
         lengths = draw_lengths(self.layout, len(rows), rng)
-        return chunks, with_prefix(self.layout, noised, chunks, lengths)
+        return chunks, with_prefix(self.layout, seen, chunks, lengths)
 
     def measure(self, module: nn.Module) -> dict[str, float]:
         """Compare a student's chunks with the teacher's under the held-out conditions."""
