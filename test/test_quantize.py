@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file  # noqa: E402
 from safetensors.torch import save_file as torch_save  # noqa: E402
 
 from diffusion_policy_rt.engines import cpu, executed, onnx_engine  # noqa: E402
-from diffusion_policy_rt.engines.bundle import WEIGHTS, read_bundle, write_bundle  # noqa: E402
+from diffusion_policy_rt.engines.bundle import (  # noqa: E402
+    SPLIT, WEIGHTS, read_bundle, write_bundle)
 from diffusion_policy_rt.engines.load import installed, load_engine  # noqa: E402
 from diffusion_policy_rt.engines.torch_weights import read_checkpoint, read_weights  # noqa: E402
 from diffusion_policy_rt.engines.weights import check_scales, read_header  # noqa: E402
@@ -154,8 +155,9 @@ def test_a_graph_that_asked_for_int8_and_ran_in_fp32_is_refused(quantized, tmp_p
     def fill(folder):  # the weights are stored in 8 bits; the graph computes with fp32 ones
         for name in bundle.files:
             (folder / name).write_bytes(bundle.path(name).read_bytes())
-        graph = onnx.load(str(source.path('denoiser.onnx')))
-        (folder / 'denoiser.onnx').write_bytes(graph.SerializeToString())
+        for name in SPLIT:
+            graph = onnx.load(str(source.path(f'{name}.onnx')))
+            (folder / f'{name}.onnx').write_bytes(graph.SerializeToString())
 
     mixed = write_bundle(tmp_path / 'p', {'spec': bundle.spec.to_json(), 'model': bundle.model},
                          fill)

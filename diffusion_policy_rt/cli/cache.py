@@ -86,15 +86,10 @@ def write(bundle: Bundle, seen: list[dict[str, np.ndarray]], found: dict[str, An
     """Write the bundle with the schedule, and what the chunks lose to it in its quality."""
     from diffusion_policy_rt.engines.bundle import record_quality
     from diffusion_policy_rt.engines.load import load_engine
-    from diffusion_policy_rt.replay.fidelity import compare_chunks, draw_chunks
-    from diffusion_policy_rt.runtime.blocks import BlockSchedule
+    from diffusion_policy_rt.replay.fidelity import cost_name, cost_of_blocks
     from diffusion_policy_rt.train.quantize.run import reexport
 
     schedules = {**bundle.blocks, str(args.steps): found}
     made = reexport(bundle, Path(args.out), blocks=schedules)
-    engine = load_engine(made, 'onnxruntime')
-    plain, kept = (draw_chunks(made.spec, engine, seen, args.steps, args.seed, blocks)
-                   for blocks in (False, True))
-    measured = {'saving': BlockSchedule.from_json(found).saving,
-                **compare_chunks(made.spec, kept, plain)}
-    return record_quality(made, {f'blocks, {args.steps} steps': measured}), measured
+    measured = cost_of_blocks(made, load_engine(made, 'onnxruntime'), seen, args.seed, args.steps)
+    return record_quality(made, {cost_name(args.steps): measured}), measured

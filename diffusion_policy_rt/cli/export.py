@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import extra, write_json
-from diffusion_policy_rt.cli.quantize import refuse_quantized
+from diffusion_policy_rt.cli.quantize import refuse_quantized, tell_left_out
 
 HELP = 'Write a bundle anew: today\'s graphs, and outputs to hold engines against.'
 
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
     bundle = read_bundle(args.policy)
     refuse_quantized(bundle)
     made = reexport(bundle, Path(args.out), Path(args.checkpoint) if args.checkpoint else None)
+    tell_left_out(bundle, made)
     size = sum(entry['bytes'] for entry in made.files.values())
     print(f'{made.folder}: {size / 1e6:.1f} MB; next: dprt info {made.folder}')
     write_json(args.json, {'bundle': str(made.folder), 'sha256': made.digest, 'bytes': size})

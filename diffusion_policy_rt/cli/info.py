@@ -7,9 +7,11 @@ from typing import Any
 
 from diffusion_policy_rt.cli.common import table, write_json
 from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
+from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.parity import deviation
 from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.runtime.tiling import Tiling
 
 HELP = 'Show what a bundle is: spec, sizes, data types, step counts, hashes.'
 
@@ -28,8 +30,10 @@ def executed(bundle: Bundle, engine: str) -> dict[str, Any]:
         made = load_engine(bundle, engine)
     except DprtError as error:
         return {'engine': None, 'reason': str(error)}
-    found = deviation(bundle, made)
+    found, tiling = deviation(bundle, made), Tiling(bundle.spec, made)
+    tiling.prove()
     return {'engine': made.name, 'deviation': found and found[0], 'tolerance': found and found[1],
+            'caches': Caching.of(bundle, made, tiling.exact).to_json(),
             'dtypes': dict(made.dtypes), 'layers': {
         part: [{'layer': layer.name, 'op': layer.op, 'dtype': layer.dtype} for layer in layers]
         for part, layers in made.executed.items()}}
@@ -41,7 +45,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
             'spec': bundle.spec.to_json(), 'steps': list(bundle.spec.steps),
             'bytes': sum(entry['bytes'] for entry in bundle.files.values()),
             'files': dict(bundle.files), 'model': dict(bundle.model),
-            'dtypes': dict(bundle.dtypes), 'training': dict(bundle.training),
+            'dtypes': dict(bundle.dtypes), 'blocks': dict(bundle.blocks),
+            'training': dict(bundle.training),
             'quality': dict(bundle.quality), 'provenance': dict(bundle.provenance)}
 
 
@@ -54,6 +59,18 @@ def summary(ran: dict[str, Any]) -> str:
         f'; {off:.2g} from the stored outputs (at most {ran["tolerance"]:.2g})')
     return f'{ran["engine"]}: ' + '; '.join(
         f'{part} {dtype}' for part, dtype in ran['dtypes'].items()) + parity
+
+
+def caches(ran: dict[str, Any]) -> str:
+    """Return one line: what the engine can keep, and why it cannot keep the rest."""
+    told = ran.get('caches')
+    if told is None:
+        return 'nothing'
+    tiles = [f'tiles of {camera}' + ('' if exact else ' (approximate)')
+             for camera, exact in told['tiles'].items()]
+    blocks = [f'blocks in {count} steps' for count in told['blocks']]
+    kept = ['latents', *(['condition'] if told['condition'] else []), *tiles, *blocks]
+    return '; '.join([', '.join(kept), *told['notes']])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         'steps': ', '.join(map(str, spec.steps)), 'parametrisation': spec.precond.kind,
         'model': f'{bundle.model.get("encoder")} {bundle.model.get("denoiser")}',
         'size': f'{result["bytes"] / 1e6:.1f} MB', 'dtypes': bundle.dtypes,
-        'runs as': summary(result['executed']),
+        'runs as': summary(result['executed']), 'can keep': caches(result['executed']),
         'quality': bundle.quality or 'not measured', 'made by': bundle.provenance}
     for key, value in rows.items():
         print(f'{key:>16}  {value}')

@@ -77,16 +77,19 @@ def run(args: argparse.Namespace) -> None:
     refuse_quantized(bundle)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(args.checkpoint) if args.checkpoint else None
+        # what their branches cost is measured anew, so schedules are kept for other weights too
         source = reexport(bundle, Path(folder) / 'fp32', checkpoint,
-                          products=args.engine != TENSORRT or args.form != 'int8')
-        made, report, parts = quantize(args, bundle, source, Path(folder) / 'int8')
+                          products=args.engine != TENSORRT or args.form != 'int8',
+                          blocks=bundle.blocks)
+        made, report, costs, parts = quantize(args, bundle, source, Path(folder) / 'int8')
         report |= closed_loop(args, source, made)
         judge(report, args.override)
-        kept = copy_bundle(made, Path(args.out), {'quantization': report})
+        kept = copy_bundle(made, Path(args.out), {'quantization': report, **costs})
+    tell_left_out(bundle, kept)
     print(f'{kept.folder}: {report["size_ratio"]:.2f} of the fp32 size; next: '
           f'dprt info {kept.folder}')
     write_json(args.json, {
-        'bundle': str(kept.folder), 'sha256': kept.digest, **report,
+        'bundle': str(kept.folder), 'sha256': kept.digest, **report, 'blocks': costs,
         'trials': {part.name: trial_rows(part) for part in parts},
         'sensitivity': {part.name: part.shares for part in parts}, 'provenance': provenance()})
 
@@ -98,11 +101,21 @@ def refuse_quantized(bundle: Bundle) -> None:
                         'made from')
 
 
+def tell_left_out(bundle: Bundle, made: Bundle) -> None:
+    """Print which schedules of blocks a bundle lost on its way."""
+    if left := sorted(set(bundle.blocks) - set(made.blocks), key=int):
+        print(f'without the schedule of blocks of {", ".join(left)} steps: it was found for other '
+              'weights, or the new bundle\'s engine computes all blocks (dprt cache)')
+
+
 def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
-             folder: Path) -> tuple[Bundle, dict[str, Any], list[Part]]:
-    """Write the quantized bundle to `folder`; return it with the report so far."""
+             folder: Path) -> tuple[Bundle, dict[str, Any], dict[str, Any], list[Part]]:
+    """Write the quantized bundle to `folder`.
+
+    Returns it with the report so far, and what its schedules of blocks cost its own chunks.
+    """
     from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
-    from diffusion_policy_rt.replay.fidelity import Comparison
+    from diffusion_policy_rt.replay.fidelity import Comparison, cost_name, cost_of_blocks
     from diffusion_policy_rt.train.quantize import run as quantizing
     from diffusion_policy_rt.train.quantize.observations import read_observations, stream_recipe
     from diffusion_policy_rt.train.quantize.probe import Patched, Recorder
@@ -120,14 +133,17 @@ def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
     comparison = Comparison(OnnxEngine(source), spec, seen[count:], args.seed)
     if args.engine == TENSORRT and args.form != 'int8':
         return *quantizing.write_float(source, recorder.feeds, args.form, folder, facts,
-                                       comparison), []
+                                       comparison), {}, []
     if args.engine == TENSORRT:
-        return *quantizing.write_tensorrt(source, recorder.feeds, folder, facts, comparison), []
+        return *quantizing.write_tensorrt(source, recorder.feeds, folder, facts,
+                                          comparison), {}, []
     parts, engine = quantizing.make_parts(source, recorder.feeds), Patched(source)
     for part in parts:
         settle(args, part, engine, sweep)
     made, report = quantizing.keep_sensitive(source, parts, folder, facts, comparison)
-    return made, report, parts
+    runs = OnnxEngine(made)
+    return made, report, {cost_name(steps): cost_of_blocks(
+        made, runs, seen[count:], args.seed, int(steps)) for steps in made.blocks}, parts
 
 
 def settle(args: argparse.Namespace, part: Part, engine: Patched, comparison: Comparison) -> None:

@@ -19,6 +19,8 @@ HELP = 'Run policies on a recorded bag, deterministically and with latency charg
 ROW = ('label', 'engine', 'ticks', 'missed', 'late_plans', 'action_rmse', 'jerk_ratio',
        'seam_jump_ratio', 'nfe')
 
+SWITCH = {'true': True, 'false': False}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -40,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='deadline of each tick, such as 20ms or 0.02 (default 0.05, at most '
                              'half a period)')
     parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
-                        help='another parameter of the node, such as action_timeout=1')
+                        help='another parameter of the node, a number or a switch, such as '
+                             'action_timeout=1 or cache.blocks=true')
     parser.add_argument('--action-type', default='joint_trajectory', metavar='T',
                         help='type of the actions in the output bag (default joint_trajectory)')
     parser.add_argument('--no-bag', action='store_true', help='write no output bag')
@@ -77,13 +80,15 @@ def make_wish(args: argparse.Namespace) -> Wish:
                 args.action_type, not args.no_bag)
 
 
-def setting(text: str) -> tuple[str, float]:
-    """Parse NAME=VALUE; DataError where the value is no number."""
+def setting(text: str) -> tuple[str, float | bool]:
+    """Parse NAME=VALUE; DataError where the value is neither a number nor true or false."""
     name, _, value = text.partition('=')
+    if value in SWITCH:
+        return name, SWITCH[value]
     try:
         return name, float(value)
     except ValueError as error:
-        raise DataError(f'--set {text!r}: write NAME=NUMBER') from error
+        raise DataError(f'--set {text!r}: write NAME=NUMBER, NAME=true or NAME=false') from error
 
 
 def labels(pairs: list[tuple[str, str]]) -> list[str]:

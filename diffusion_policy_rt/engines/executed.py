@@ -75,14 +75,17 @@ def summary(layers: Iterable[Layer]) -> str:
 def check_executed(part: str, layers: Iterable[Layer], stored: Mapping[str, Stored]) -> None:
     """Raise EngineError for a layer that is stored in 8 bits and was executed in another type.
 
-    `stored` are the tensors of the part, by their names within it.
+    `stored` are the tensors of the part, by their names within it. A layer that is split is
+    several products of one name.
     """
     wanted = {name.removesuffix('.weight') for name in scales(stored) if name.endswith('.weight')}
-    ran = {layer.name: layer.dtype for layer in layers}
-    exact = sum(dtype == 'int8' for dtype in ran.values())
+    ran: dict[str, set[str]] = {}
+    for layer in layers:
+        ran.setdefault(layer.name, set()).add(layer.dtype)
+    exact = sum(ran.get(name) == {'int8'} for name in wanted)
     if exact < len(wanted):
-        others = sorted({f'{name} in {ran[name]}' for name in wanted & ran.keys()
-                         if ran[name] != 'int8'})
+        others = sorted(f'{name} in {", ".join(sorted(ran[name]))}' for name in wanted & ran.keys()
+                        if ran[name] != {'int8'})
         raise EngineError(f'{part}: {len(wanted)} layers are stored in 8 bits and {exact} were '
                           f'executed so ({", ".join(others) or "the others are gone"}); '
                           'quantize the bundle on this machine')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +81,10 @@ class OnnxEngine:
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
 
     def _open(self, graph: str) -> list[Layer]:
-        """Load a graph; return its layers, those that were split by the name of their part too."""
+        """Load a graph; return its products."""
         path = self._bundle.path(f'{graph}.onnx')
         self.sessions[graph], layers = open_graph(path, self._threads)
-        part = graph.removeprefix('denoiser_') + '.' if graph in SPLIT[:2] else ''
-        return [replace(layer, name=part + layer.name) for layer in layers]
+        return layers
 
     def run(self, part: str, feed: Mapping[str, np.ndarray]) -> np.ndarray:
         """Run a part, `encoder_<camera>` or `denoiser`, on inputs by name; return its [1, ...]."""

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.replay.infer import infer
+from diffusion_policy_rt.runtime.blocks import BlockSchedule
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -30,6 +32,25 @@ def draw_chunks(spec: PolicySpec, engine: Engine,
               np.random.default_rng((seed, i)).standard_normal(shape, np.float32), steps, seed,
               blocks)
         for i, arrays in enumerate(observations)])
+
+
+def cost_of_blocks(bundle: Bundle, engine: Engine,
+                   observations: Sequence[Mapping[str, np.ndarray]], seed: int,
+                   steps: int) -> dict[str, float]:
+    """Return what plans of `steps` calls lose to the branches that are kept between them.
+
+    `saving` is branches of all calls by those computed; the rest is `compare_chunks` of plans
+    with and without, both on this engine.
+    """
+    plain, kept = (draw_chunks(bundle.spec, engine, observations, steps, seed, blocks)
+                   for blocks in (False, True))
+    return {'saving': BlockSchedule.from_json(bundle.blocks[str(steps)]).saving,
+            **compare_chunks(bundle.spec, kept, plain)}
+
+
+def cost_name(steps: int | str) -> str:
+    """Return the key of `cost_of_blocks` in a bundle's quality."""
+    return f'blocks, {steps} steps'
 
 
 class Comparison:

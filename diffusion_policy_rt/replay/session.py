@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
+from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.files import whole_file
@@ -53,8 +54,8 @@ class Wish:
     """[s]; 0 takes the node's default, at most half a period."""
     maps: Sequence[str] = ()
     faults: Sequence[str] = ()
-    more: dict[str, float] = field(default_factory=dict)
-    """Other parameters of the node by name, of those that are numbers."""
+    more: dict[str, float | bool] = field(default_factory=dict)
+    """Other parameters of the node by name, of those that are numbers or switches."""
     action_type: str = 'joint_trajectory'
     write_bag: bool = True
 
@@ -85,10 +86,14 @@ def settings_for(spec: PolicySpec, wish: Wish) -> LoopSettings:
 def parameters(spec: PolicySpec, wish: Wish) -> dict[str, Any]:
     """Return the node's parameters: their defaults, and what `--set` told."""
     values = defaults(spec)
-    numbers = sorted(n for n, v in values.items() if type(v) in (int, float))
-    unknown = sorted(set(wish.more) - set(numbers))
+    plain = sorted(n for n, v in values.items() if isinstance(v, (int, float)))
+    unknown = sorted(set(wish.more) - set(plain))
     if unknown:
-        raise SpecError(f'--set {unknown[0]}: the settings are {", ".join(numbers)}')
+        raise SpecError(f'--set {unknown[0]}: the settings are {", ".join(plain)}')
+    for name, value in wish.more.items():
+        if isinstance(value, bool) != isinstance(values[name], bool):
+            kind = 'true or false' if isinstance(values[name], bool) else 'a number'
+            raise SpecError(f'--set {name}: it is {kind}')
     return {**values, **{name: type(values[name])(v) for name, v in wish.more.items()}}
 
 
@@ -132,13 +137,18 @@ def _write(bundle: Bundle, bag: Bag, sources: Sources, engine: Engine, how: Cond
         watchers = Watchers(_progress(stack, bag, sources), thumbs.note)
         if tick is not None:
             watchers.tick, watchers.event = tick.write, tick.event
-        outcome = Replay(spec, engine, sources, how, trail, watchers).run(bag)
+        replay = Replay(spec, engine, sources, how, trail, watchers)
+        outcome = replay.run(bag)
+        if how.caches is not None:
+            outcome.notes += Caching.of(bundle, engine, replay.loop.tiling.exact).in_vain(
+                how.caches)
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     result = {
         'label': label.lstrip('_') or spec.name, 'policy': str(bundle.folder),
         'policy_sha256': bundle.digest, 'engine': engine.name, 'dtypes': dict(engine.dtypes),
         **figures(lines, spec.action, how.settings.control_rate),
-        **told(outcome), **conditions(wish, sources, how), 'trace': str(trace),
+        'kept': kept(replay.loop), **told(outcome), **conditions(wish, sources, how),
+        'trace': str(trace),
         'bag': str(folder) if wish.write_bag else None}
     return Replayed(result, trace, thumbs, spec)
 
@@ -159,6 +169,12 @@ def _progress(stack: ExitStack, bag: Bag, sources: Sources) -> Callable[[int], N
             bar.set_postfix(ticks=ticks, ticks_per_s=round(rate), refresh=False)
 
     return note
+
+
+def kept(loop: PolicyLoop) -> dict[str, Any]:
+    """Return what the caches tell, None for shares of nothing."""
+    return {name: None if value != value else value
+            for name, value in loop.cache_figures().items()}
 
 
 def told(outcome: Outcome) -> dict[str, Any]:

@@ -11,6 +11,7 @@ engine is charged what it would have cost. Nothing depends on how fast this mach
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,7 +19,9 @@ import numpy as np
 
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.planner import Planner
-from diffusion_policy_rt.runtime.ports import Engine, Staged, StagedEngine
+from diffusion_policy_rt.runtime.ports import (
+    BlockwiseEngine, ConditionedEngine, Denoiser, Engine, Staged, StagedEngine)
+from diffusion_policy_rt.spec import Schedule
 
 
 class Event(NamedTuple):
@@ -155,6 +158,8 @@ class ChargedEngine:
     def __init__(self, engine: Engine, timeline: VirtualTimeline) -> None:
         self._engine, self._timeline = engine, timeline
         self.name, self.dtypes, self.executed = engine.name, engine.dtypes, engine.executed
+        self.conditioned = engine.conditioned if isinstance(engine, ConditionedEngine) else None
+        self.blocks = engine.blocks if isinstance(engine, BlockwiseEngine) else Counter[str]()
         self.costs = (0, 0, 0)
         """Of the plan to come: encoding in sum, sampling in sum, and each network call [ns]."""
         self.encoded = self.calls = 0
@@ -189,8 +194,32 @@ class ChargedEngine:
                 stop: float = 0.0) -> np.ndarray:
         """Denoise as the engine does; the first call pays for what is paid once."""
         clean = self._engine.denoise(x, sigma, cond, stop)
+        self.pay_call()
+        return clean
+
+    def blockwise(self, schedule: Schedule) -> Denoiser | None:
+        """Return the engine's denoiser of one plan, whose calls pay as `denoise` does."""
+        own = self._engine.blockwise(schedule) if (
+            isinstance(self._engine, BlockwiseEngine)) else None
+        return None if own is None else ChargedPlan(own, self)
+
+    def pay_call(self) -> None:
+        """Pay for a network call that was made."""
         self.calls += 1
         encode, once, call = self.costs
         self.costs = (encode, 0, call)
         self._timeline.spend(once + call)
+
+
+class ChargedPlan:
+    """The denoiser of one plan that keeps branches, charged to an engine."""
+
+    def __init__(self, own: Denoiser, payer: ChargedEngine) -> None:
+        self._own, self._payer = own, payer
+
+    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
+                stop: float = 0.0) -> np.ndarray:
+        """Denoise as the engine does."""
+        clean = self._own.denoise(x, sigma, cond, stop)
+        self._payer.pay_call()
         return clean

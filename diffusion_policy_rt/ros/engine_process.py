@@ -1,10 +1,12 @@
 """An engine in a process of its own: when it dies or hangs that costs plans, and never the node.
 
     planner thread  --(encode, camera, image)-->  child: load_engine(bundle)
-                    <--(True, latent)-----------
+                    <--(True, latent, counts)---
 
 The child is started with a socket and nothing else of this process, so it imports no ROS; it ends
-when the socket does, however this process ended.
+when the socket does, however this process ended. Tiles are found, and images held, on this side:
+an image that stands costs no call, and a child that is started again has lost nothing of them.
+Conditions and the branches of a plan are kept in the child, next to what computes them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,10 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,9 +28,22 @@ import numpy as np
 from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.runtime.caches import keep_conditions
+from diffusion_policy_rt.runtime.ports import (
+    BlockwiseEngine, ConditionedEngine, Denoiser, Engine, Stage, Staged, StagedEngine)
+from diffusion_policy_rt.spec import Schedule
 
 LOAD_S = 1800.0
 """How long an engine may take to load; some are compiled then [s]."""
+
+
+@dataclass
+class ChildConditions:
+    """Implements `runtime.ports.Conditions`: the child's, as its answers told."""
+
+    keeps: bool = True
+    hits: int = 0
+    misses: int = 0
 
 
 class EngineProcess:
@@ -38,6 +57,8 @@ class EngineProcess:
         self._lock = threading.Lock()
         self.restarts = 0
         """How often the child was started again."""
+        self._plans = 0
+        self._conditions, self.blocks = ChildConditions(), Counter[str]()
         self._start()
         # started again it is the same engine, not one that auto may choose at a worse moment
         self._wish = (bundle.folder, bundle.digest, self.name, threads)
@@ -54,7 +75,30 @@ class EngineProcess:
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:
         """Estimate the clean chunk, float64 [H, A]; EngineError when the child does not answer."""
-        return self._call('denoise', x, sigma, cond, stop)
+        return self._call('denoise', self._conditions.keeps, x, sigma, cond, stop)
+
+    @property
+    def conditioned(self) -> ChildConditions | None:
+        """What the child keeps of conditions; None where its denoiser runs as a whole only."""
+        return self._conditions if self._in_parts else None
+
+    def blockwise(self, schedule: Schedule) -> Denoiser | None:
+        """Return the denoiser of one plan; None for levels that the bundle has no blocks for."""
+        if schedule not in self._blockwise:
+            return None
+        self._plans += 1
+        return PlanInChild(partial(self._call, 'step', self._plans, schedule,
+                                   self._conditions.keeps))
+
+    def staged(self, camera: str) -> Staged | None:
+        """Return the camera's encoder as its layers, each a call to the child."""
+        layers = self._call('layers', camera)
+        if layers is None:
+            return None
+        run = partial(self._call, 'layer', camera)
+        return Staged(tuple(Stage(extent, stride, margin, partial(run, number))
+                            for number, (extent, stride, margin) in enumerate(layers)),
+                      partial(run, len(layers)))
 
     def close(self) -> None:
         """End the child, even in the middle of a call."""
@@ -68,9 +112,10 @@ class EngineProcess:
                 [sys.executable, '-m', __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()])
         self._line = Connection(ours.detach())
-        self.name, self.dtypes, self.executed = self._ask(LOAD_S, *self._wish)
+        (self.name, self.dtypes, self.executed, self._in_parts,
+         self._blockwise) = self._ask(LOAD_S, *self._wish)
 
-    def _call(self, *request: Any) -> np.ndarray:
+    def _call(self, *request: Any) -> Any:
         with self._lock:
             if self._process.poll() is not None:
                 self.restarts += 1
@@ -83,17 +128,100 @@ class EngineProcess:
             self._line.send(request)
             if not self._line.poll(seconds):
                 raise OSError(f'no answer within {seconds:g} s')
-            fine, answer = self._line.recv()
+            fine, answer, counts = self._line.recv()
         except (OSError, EOFError) as error:
             self.close()
             raise EngineError(f'the engine\'s process failed ({error or "it ended"}); it is '
                               'started again') from error
+        self._conditions.hits += counts['hits']
+        self._conditions.misses += counts['misses']
+        self.blocks.update({kind: counts[kind] for kind in ('computed', 'kept') if counts[kind]})
         if not fine:
             raise EngineError(answer)
         return answer
 
 
+class PlanInChild:
+    """Implements `runtime.ports.Denoiser`: one plan, whose branches the child keeps."""
+
+    def __init__(self, step: Callable[..., np.ndarray]) -> None:
+        self._step, self._calls = step, 0
+
+    def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
+                stop: float = 0.0) -> np.ndarray:
+        """Make the plan's next call; EngineError where the child was started again meanwhile."""
+        self._calls += 1
+        return self._step(self._calls, x, sigma, cond, stop)
+
+
 # -- the child ---------------------------------------------------------------------------------
+
+class Served:
+    """An engine with what belongs to calls of several parts; its methods are what can be asked."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.encode = engine.encode
+        self._staged: dict[str, Staged | None] = {}
+        self._plan = 0
+        self._blockwise: Denoiser | None = None
+        self._told = Counter[str]()
+
+    def denoise(self, keeps: bool, *given: Any) -> np.ndarray:
+        """Call the denoiser, which may or may not keep what it makes of the condition."""
+        keep_conditions(self.engine, keeps)
+        return self.engine.denoise(*given)
+
+    def step(self, plan: int, schedule: Schedule, keeps: bool, call: int,
+             *given: Any) -> np.ndarray:
+        """Make a call of a plan whose branches are kept; the first one begins it."""
+        keep_conditions(self.engine, keeps)
+        if call == 1:
+            self._plan, self._blockwise = plan, blockwise(self.engine, schedule)
+        if plan != self._plan or self._blockwise is None:
+            raise EngineError('what this plan kept ended with the process that it began in')
+        return self._blockwise.denoise(*given)
+
+    def layers(self, camera: str) -> list[tuple[int, int, int]] | None:
+        """Return extent, stride and margin of each layer of an encoder; None without layers."""
+        if camera not in self._staged:
+            engine = self.engine
+            self._staged[camera] = engine.staged(camera) if (
+                isinstance(engine, StagedEngine)) else None
+        staged = self._staged[camera]
+        return None if staged is None else [
+            (stage.extent, stage.stride, stage.margin) for stage in staged.stages]
+
+    def layer(self, camera: str, number: int, x: np.ndarray) -> np.ndarray:
+        """Run a layer, or what comes after the last one."""
+        self.layers(camera)  # of a process that was started again
+        staged = self._staged[camera]
+        assert staged is not None
+        return (*(stage.run for stage in staged.stages), staged.head)[number](x)
+
+    def counts(self) -> Counter[str]:
+        """Return what was kept and what was not since the last answer."""
+        engine, now = self.engine, Counter[str]()
+        if isinstance(engine, ConditionedEngine) and engine.conditioned is not None:
+            now.update(hits=engine.conditioned.hits, misses=engine.conditioned.misses)
+        if isinstance(engine, BlockwiseEngine):
+            now.update(engine.blocks)
+        new, self._told = now - self._told, now
+        return new
+
+
+def blockwise(engine: Engine, schedule: Schedule) -> Denoiser | None:
+    """Return an engine's denoiser of one plan that keeps branches, where it has one."""
+    return engine.blockwise(schedule) if isinstance(engine, BlockwiseEngine) else None
+
+
+def introduction(engine: Engine, bundle: Bundle) -> tuple[Any, ...]:
+    """Return what the parent is told of an engine before any call."""
+    in_parts = isinstance(engine, ConditionedEngine) and engine.conditioned is not None
+    return (engine.name, dict(engine.dtypes), dict(engine.executed), in_parts,
+            [schedule for schedule in bundle.spec.schedules.values()
+             if blockwise(engine, schedule) is not None])
+
 
 def serve(line: Connection) -> None:
     """Load the engine that is asked for first, then answer calls until the line ends."""
@@ -102,17 +230,18 @@ def serve(line: Connection) -> None:
         bundle = read_bundle(folder)
         if bundle.digest != digest:
             raise EngineError(f'{folder} is not the bundle that was read; configure again')
-        engine = load_engine(bundle, name, threads)
+        served = Served(load_engine(bundle, name, threads))
+        line.send((True, introduction(served.engine, bundle), Counter()))
     except Exception as error:  # whatever it is, the parent tells it
-        line.send((False, str(error)))
+        line.send((False, str(error), Counter()))
         return
-    line.send((True, (engine.name, dict(engine.dtypes), dict(engine.executed))))
     while True:
         method, *arguments = line.recv()
         try:
-            line.send((True, getattr(engine, method)(*arguments)))
+            answer = True, getattr(served, method)(*arguments)
         except Exception as error:
-            line.send((False, f'{type(error).__name__}: {error}'))
+            answer = False, f'{type(error).__name__}: {error}'
+        line.send((*answer, served.counts()))
 
 
 if __name__ == '__main__':

@@ -6,10 +6,11 @@ import re
 from typing import Any
 
 from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.runtime.ports import Engine
 
 
-def policy_info(bundle: Bundle, engine: Engine,
+def policy_info(bundle: Bundle, engine: Engine, caching: Caching,
                 plan_s: dict[int, dict[str, float | None]]) -> dict[str, Any]:
     """Return JSON data. `plan_s` are the percentiles of the warm-up's plans per step count [s]."""
     spec = bundle.spec
@@ -27,6 +28,7 @@ def policy_info(bundle: Bundle, engine: Engine,
         'layers': {part: {layer.name: layer.dtype for layer in layers}
                    for part, layers in engine.executed.items()},
         'stored_dtypes': dict(bundle.dtypes),
+        'caches': caching.to_json(),
         'bits': {name: bits(str(dtype)) for name, dtype in bundle.dtypes.items()},
         'calibration': bundle.provenance.get('calibration'),
         'quality': dict(bundle.quality),

@@ -14,6 +14,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float64MultiArray, String
 
 from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.diagnostics import OK, Monitor, Status, to_message
 from diffusion_policy_rt.ros.engine_process import EngineProcess
@@ -36,7 +37,7 @@ PLANS = 'planning'
 class Reporter:
     """The publishers that say what a policy does. Ticks only hand over; a thread tells."""
 
-    def __init__(self, node: Node, loop: PolicyLoop, bundle: Bundle,
+    def __init__(self, node: Node, loop: PolicyLoop, bundle: Bundle, caching: Caching,
                  plan_s: dict[int, dict[str, float | None]], chosen: NodeParams,
                  now_ns: Callable[[], int]) -> None:
         self._node, self._loop, self._now_ns = node, loop, now_ns
@@ -53,7 +54,8 @@ class Reporter:
         self._events = node.create_publisher(String, '~/events', 10)
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._info = node.create_publisher(String, '~/policy_info', LATCHED)
-        self._info.publish(String(data=json.dumps(policy_info(bundle, engine, plan_s))))
+        self._info.publish(String(data=json.dumps(
+            policy_info(bundle, engine, caching, plan_s))))
 
     def watch(self, inputs: Inputs) -> None:
         """Report on these inputs from now on."""

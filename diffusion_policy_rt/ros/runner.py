@@ -8,6 +8,7 @@ from dataclasses import replace
 from rclpy.node import Node
 
 from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.parity import check_parity
 from diffusion_policy_rt.ros.engine_process import EngineProcess
@@ -36,7 +37,7 @@ class Runner:
 
     def __init__(self, node: Node, bundle: Bundle, chosen: NodeParams, timeline: Timeline) -> None:
         """Load the engine and warm it up; DprtError when it cannot run, or not in time."""
-        self._timeline = timeline
+        self._timeline, self._log = timeline, node.get_logger()
         spec = bundle.spec
         routes = make_routes(chosen, spec.action.names, spec.rate)
         make = EngineProcess if chosen.engine_process else load_engine
@@ -45,14 +46,17 @@ class Runner:
                                chosen.limits, routes[0].output.velocity, chosen.rules)
         self.loop.keep(chosen.caches)
         table = self._warm_up(bundle)
-        node.get_logger().info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
+        self._caching = Caching.of(bundle, engine, self.loop.tiling.exact)
+        self._warn_of(chosen.caches)
+        self._log.info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
             f'{n} steps {1e3 * (t["p50"] or 0):.1f}/{1e3 * (t["p99"] or 0):.1f} ms'
             for n, t in table.items()))
         self._driver: Driver | None = None
         self._asked: Asked | None = None
         self._priority, self._collector = chosen.priority, Collector()
         self._gate = Gate(node, routes, chosen.enable_output)
-        self._reporter = Reporter(node, self.loop, bundle, table, chosen, timeline.now_ns)
+        self._reporter = Reporter(node, self.loop, bundle, self._caching, table, chosen,
+                                  timeline.now_ns)
         self._inputs = Inputs(node, self.loop, chosen.cameras, self._reporter.monitor,
                               self._reporter.complaints, timeline.now_ns)
         self._reporter.watch(self._inputs)
@@ -67,6 +71,10 @@ class Runner:
             self._close_engine()
             raise
         return table
+
+    def _warn_of(self, caches: CacheRules) -> None:
+        for told in self._caching.in_vain(caches):
+            self._log.warning(told)
 
     def _close_engine(self) -> None:
         if isinstance(self.loop.engine, EngineProcess):
@@ -151,6 +159,8 @@ class Runner:
     def apply(self, settings: LoopSettings, caches: CacheRules, enable_output: bool) -> None:
         """Use other settings from the next tick on."""
         self.loop.settings = replace(settings)
+        if caches != self.loop.rules:
+            self._warn_of(caches)
         self.loop.keep(caches)
         self._gate.enable(enable_output, self.loop.hold(self._timeline.now_ns()))
 

@@ -9,7 +9,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from diffusion_policy_rt.runtime.conditioned import Conditioned
 from diffusion_policy_rt.spec import Schedule
 
 
@@ -53,12 +52,22 @@ class Engine(Encoder, Denoiser, Protocol):
     """Part -> its products in order of execution."""
 
 
+class Conditions(Protocol):
+    """What an engine keeps of what its denoiser made of conditions."""
+
+    keeps: bool
+    """Whether anything is kept."""
+    hits: int
+    misses: int
+    """Calls whose condition was the last one, and those with another."""
+
+
 @runtime_checkable
 class ConditionedEngine(Protocol):
     """An engine that keeps what its denoiser makes of a condition."""
 
-    conditioned: Conditioned | None
-    """None where the bundle has the denoiser as a whole only."""
+    conditioned: Conditions | None
+    """None where the denoiser runs as a whole only."""
 
 
 @runtime_checkable

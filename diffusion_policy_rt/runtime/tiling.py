@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from diffusion_policy_rt.runtime.ports import Engine, Staged, StagedEngine
-from diffusion_policy_rt.runtime.tiles import COUNTS, TiledEncoder, TileRule
+from diffusion_policy_rt.runtime.tiles import COUNTS, LEAST, TiledEncoder, TileRule
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 
 PROOFS = 8
@@ -22,6 +22,8 @@ class Tiling:
         self._encoders: dict[str, TiledEncoder] = {}
         self.exact: dict[str, bool] = {}
         """Per camera whose encoder has layers: whether parts have the bits of the whole."""
+        self.least = LEAST
+        """Pixels of an image below which no part of it is encoded; counts from `prove` on."""
         self._rules = {camera.name: TileRule() for camera in spec.cameras}
 
     @property
@@ -50,7 +52,8 @@ class Tiling:
 
     def _make(self, camera: CameraSpec, staged: Staged, rule: TileRule) -> TiledEncoder:
         return TiledEncoder(camera, staged,
-                            lambda image: self._engine.encode(camera.name, image), rule)
+                            lambda image: self._engine.encode(camera.name, image), rule,
+                            self.least)
 
     def encode(self, camera: str, image: np.ndarray, stamp_ns: int) -> np.ndarray:
         """Return the latent [L] of an image, float32 [3, h, w]."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -22,18 +22,18 @@ from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.parity import check_parity, write_parity
 from diffusion_policy_rt.engines.torch_engine import TorchNetworks
 from diffusion_policy_rt.engines.weights import (
-    OWN, PRODUCTS, Stored, prefix_of, read_header)
+    OWN, PRODUCTS, Stored, part_of, prefix_of, read_header)
 from diffusion_policy_rt.model.lower import lower
 from diffusion_policy_rt.model.masked import MaskedStep
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.model.split import Parts, split
 from diffusion_policy_rt.runtime.blocks import names
 from diffusion_policy_rt.spec import PolicySpec
-from diffusion_policy_rt.train.stages import StageGraph, stage_graphs
+from diffusion_policy_rt.train.stages import stage_graphs
 
 OPSET = 17
-NET = 'net.'
-"""Before the names of layers that a part took over from the whole network."""
+NET, MASKED = 'net.', 'step.'
+"""Before the names of layers that a part took over from the whole network, or from a step."""
 Graphs = dict[str, tuple[nn.Module, dict[str, torch.Tensor], str]]
 
 
@@ -60,23 +60,17 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
                    for name, t in written.state_dict().items()}
         save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS if products else OWN})
         stored = read_header(partial / WEIGHTS)[0]
+        weights = {name: Weights(name, stored, tensors) for name in graphs(written)}
         for name, (module, inputs, output) in (
                 graphs(written) | split_graphs(policy.spec, in_parts)).items():
-            path = partial / f'{name}.onnx'
-            export_graph(module, inputs, output, path)
-            graph = onnx.load(str(path))
-            own_weights(graph)
-            name_products(graph)
-            share_weights(graph, 'denoiser' if name in SPLIT else name, stored, tensors)
-            path.write_bytes(graph.SerializeToString())
+            export_graph(module, inputs, output, partial / f'{name}.onnx')
+            refer(partial / f'{name}.onnx', weights['denoiser' if name in SPLIT else name])
         for fresh in {call for entry in (blocks or {}).values() for call in entry['fresh']}:
-            graph = export_masked(policy.spec, in_parts, fresh, partial)
-            share_weights(graph, 'denoiser', stored, tensors)
-            (partial / f'{masked_part(fresh)}.onnx').write_bytes(graph.SerializeToString())
+            refer(export_masked(policy.spec, in_parts, fresh, partial), weights['denoiser'])
         for stage in stage_graphs(written):
-            graph = export_stage(stage, partial / f'{stage.name}.onnx')
-            share_weights(graph, stage.part, stored, tensors)
-            (partial / f'{stage.name}.onnx').write_bytes(graph.SerializeToString())
+            path = partial / f'{stage.name}.onnx'
+            export_graph(stage.module, {'x': stage.example}, 'y', path, stage.dynamic)
+            refer(path, weights[stage.part], stage.metadata)
         write_parity(partial, policy.spec, TorchNetworks(policy))
 
     bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
@@ -114,8 +108,8 @@ def examples(spec: PolicySpec) -> tuple[dict[str, torch.Tensor], ...]:
             {'x': torch.zeros(1, spec.horizon, len(spec.action))})
 
 
-def export_masked(spec: PolicySpec, parts: Parts, fresh: str, folder: Path) -> onnx.ModelProto:
-    """Write a step that computes some branches, and return its graph."""
+def export_masked(spec: PolicySpec, parts: Parts, fresh: str, folder: Path) -> Path:
+    """Write the graph of a step that computes some branches, and return its path."""
     inputs = split_graphs(spec, parts)[SPLIT[2]][1]
     with torch.no_grad():
         made = MaskedStep(parts.step, '1' * len(fresh))(*inputs.values())[1:]
@@ -123,7 +117,7 @@ def export_masked(spec: PolicySpec, parts: Parts, fresh: str, folder: Path) -> o
     given = dict(zip(kept, [tensor for tensor, bit in zip(made, fresh) if bit == '0']))
     path = folder / f'{masked_part(fresh)}.onnx'
     export_graph(MaskedStep(parts.step, fresh), inputs | given, ('output', *computed), path)
-    return onnx.load(str(path))
+    return path
 
 
 def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],
@@ -142,12 +136,14 @@ def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],
                           dynamic_axes=dynamic)
 
 
-def export_stage(stage: StageGraph, path: Path) -> onnx.ModelProto:
-    """Write one layer of an encoder, and return its graph with what it says of itself."""
-    export_graph(stage.module, {'x': stage.example}, 'y', path, stage.dynamic)
+def refer(path: Path, weights: Weights, metadata: Mapping[str, str] | None = None) -> None:
+    """Make an exported graph refer to the weights file, and call its products by their layers."""
     graph = onnx.load(str(path))
-    onnx.helper.set_model_props(graph, stage.metadata)
-    return graph
+    onnx.helper.set_model_props(graph, dict(metadata or {}))
+    own_weights(graph)
+    name_products(graph, weights.called)
+    weights.share(graph)
+    path.write_bytes(graph.SerializeToString())
 
 
 def own_weights(graph: onnx.ModelProto) -> None:
@@ -160,48 +156,83 @@ def own_weights(graph: onnx.ModelProto) -> None:
         graph.graph.node.remove(node)
 
 
-def name_products(graph: onnx.ModelProto) -> None:
-    """Call each product by the layer whose weight it reads, for the audit of what was executed."""
-    weights = {i.name for i in graph.graph.initializer if i.name.endswith('.weight')}
+def name_products(graph: onnx.ModelProto, called: Callable[[onnx.TensorProto], Sequence[str]]
+                  = lambda weight: [weight.name]) -> None:
+    """Call each product by the layer whose weight it reads, for the audit of what was executed.
+
+    `called` returns what a weight may be called in the whole network: several of equal values.
+    """
+    weights = {i.name: i for i in graph.graph.initializer if i.name.endswith('.weight')}
+    taken = set[str]()
     for node in graph.graph.node:
         if node.op_type in ('MatMul', 'Conv') and node.input[1] in weights:
-            node.name = node.input[1].removesuffix('.weight').removeprefix(NET)
+            node.name = next(name for name in called(weights[node.input[1]])
+                             if name not in taken).removesuffix('.weight')
+            taken.add(f'{node.name}.weight')
 
 
-def share_weights(graph: onnx.ModelProto, part: str, stored: Mapping[str, Stored],
-                  tensors: Mapping[str, np.ndarray]) -> None:
-    """Make the part's initialisers refer to equal tensors in the weights file, by their bytes.
+class Found(NamedTuple):
+    """Where an initialiser's values lie."""
 
-    `tensors` are what the file holds. Small ones stay in the graph. The first or the last rows of
-    a tensor are looked for too: a projection of several features, split, is that.
-    """
-    prefix = prefix_of(part)
-    own = {name: where for name, where in stored.items() if name.startswith(prefix)}
-    held = {_digest(tensors[name].tobytes()): where for name, where in own.items()}
-    for initialiser in graph.graph.initializer:
-        where = held.get(_digest(content(initialiser))) or _rows(
-            numpy_helper.to_array(initialiser), own, tensors)
-        if where is None or where.length < 256:
-            continue
-        initialiser.ClearField('raw_data')
-        initialiser.data_location = TensorProto.EXTERNAL
-        for key, value in (('location', WEIGHTS), ('offset', where.offset),
-                           ('length', where.length)):
-            initialiser.external_data.add(key=key, value=str(value))
+    name: str
+    """Of the tensor, within its part."""
+    first: int
+    """The tensor's row that is the initialiser's first."""
+    where: Stored
 
 
-def _rows(array: np.ndarray, stored: Mapping[str, Stored],
-          tensors: Mapping[str, np.ndarray]) -> Stored | None:
-    """Return where the first or the last rows of a stored matrix are those of `array`."""
-    for name, where in stored.items():
-        rows, whole = len(array) if array.ndim == 2 else 0, tensors[name]
-        if rows and whole.ndim == 2 and whole.shape[1:] == array.shape[1:] and (
-                rows < len(whole)) and whole.dtype == array.dtype:
-            for first in (0, len(whole) - rows):
-                if np.array_equal(whole[first:first + rows], array):
-                    return Stored(where.dtype, array.shape,
-                                  where.offset + first * whole[0].nbytes, array.nbytes)
-    return None
+class Weights:
+    """One part's tensors in the weights file, found by their values."""
+
+    def __init__(self, part: str, stored: Mapping[str, Stored],
+                 tensors: Mapping[str, np.ndarray]) -> None:
+        """Take what the file's header says, and what the file holds."""
+        prefix = prefix_of(part)
+        self._stored = part_of(part, stored)
+        self._tensors = {name: tensors[prefix + name] for name in self._stored}
+        self._held: dict[bytes, list[str]] = {}
+        for name, array in self._tensors.items():
+            self._held.setdefault(_digest(array.tobytes()), []).append(name)
+
+    def find(self, initialiser: onnx.TensorProto) -> list[Found]:
+        """Return the tensors of these values, that of the same name first.
+
+        The first or the last rows of a tensor are looked for too: a projection of several
+        features, split, is that.
+        """
+        held = self._held.get(_digest(content(initialiser)), [])
+        own = initialiser.name.removeprefix(MASKED).removeprefix(NET)
+        found = [Found(name, 0, self._stored[name])
+                 for name in sorted(held, key=lambda name: name != own)]
+        return found or list(self._rows(numpy_helper.to_array(initialiser)))
+
+    def called(self, initialiser: onnx.TensorProto) -> list[str]:
+        """Return the names of the tensors of these values, or the initialiser's own."""
+        return [found.name for found in self.find(initialiser)] or [initialiser.name]
+
+    def _rows(self, array: np.ndarray) -> Iterator[Found]:
+        rows = len(array) if array.ndim == 2 else 0
+        for name, whole in self._tensors.items():
+            if rows and whole.ndim == 2 and whole.shape[1:] == array.shape[1:] and (
+                    rows < len(whole)) and whole.dtype == array.dtype:
+                for first in (0, len(whole) - rows):
+                    if np.array_equal(whole[first:first + rows], array):
+                        where = self._stored[name]
+                        yield Found(name, first, Stored(
+                            where.dtype, array.shape, where.offset + first * whole[0].nbytes,
+                            array.nbytes))
+
+    def share(self, graph: onnx.ModelProto) -> None:
+        """Make initialisers refer to equal tensors in the file; small ones stay in the graph."""
+        for initialiser in graph.graph.initializer:
+            where = next((found.where for found in self.find(initialiser)), None)
+            if where is None or where.length < 256:
+                continue
+            initialiser.ClearField('raw_data')
+            initialiser.data_location = TensorProto.EXTERNAL
+            for key, value in (('location', WEIGHTS), ('offset', where.offset),
+                               ('length', where.length)):
+                initialiser.external_data.add(key=key, value=str(value))
 
 
 def content(initialiser: onnx.TensorProto) -> bytes:

@@ -22,6 +22,7 @@ from diffusion_policy_rt.train.quantize.choose import Trial, choose, measure
 from diffusion_policy_rt.train.quantize.float_graph import float_graph
 from diffusion_policy_rt.train.quantize.forms import FP32, Feed, Form, layers, quantize
 from diffusion_policy_rt.train.quantize.gate import LIMITS, share
+from diffusion_policy_rt.train.quantize.pieces import pieces
 from diffusion_policy_rt.train.quantize.probe import Patched, thin
 from diffusion_policy_rt.train.quantize.write import read_graph, write_quantized
 
@@ -64,8 +65,11 @@ def reexport(bundle: Bundle, folder: Path, checkpoint: Path | None = None,
     """Write the fp32 bundle that quantizing starts from: today's graphs, the bundle's weights.
 
     With a `checkpoint` that modelopt exported, the weights are that one's. `products` and `blocks`
-    are those of `export_bundle`.
+    are those of `export_bundle`; without `blocks` the bundle's own are kept, but not for other
+    weights than they were found and measured on.
     """
+    if blocks is None:
+        blocks = bundle.blocks if checkpoint is None else {}
     if checkpoint is None:
         policy = load_policy(bundle)
     else:
@@ -103,7 +107,10 @@ def write(source: Bundle, parts: Sequence[Part], keep: Mapping[str, Sequence[str
           facts: Mapping[str, Any]) -> Bundle:
     """Write the bundle with these layers of each part in fp32."""
     graphs = {p.name: p.quantized(keep[p.name]) for p in parts}
-    return write_quantized(source, graphs, {p.name: p.form.dtype for p in parts}, folder, facts)
+    return write_quantized(
+        source, graphs, {p.name: p.form.dtype for p in parts}, folder, facts,
+        others={p.name: pieces(source, p.name, graphs[p.name], p.form, p.feeds[::2], keep[p.name])
+                for p in parts})
 
 
 def sensitive(parts: Sequence[Part], spare: float) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
 from diffusion_policy_rt.engines.parity import TOLERANCE, Networks, deviation, write_parity
 from diffusion_policy_rt.engines.weights import (
     SCALE, SCALE_2, ZERO, prefix_of, read_header)
-from diffusion_policy_rt.train.export import content, share_weights
+from diffusion_policy_rt.train.export import Weights, content
 
 QUANTIZED = '_quantized'
 """What ONNX Runtime's quantizers append to the name of a tensor."""
@@ -62,28 +62,34 @@ def take(part: str, graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> N
 
 def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
                     dtypes: Mapping[str, str], folder: Path,
-                    facts: Mapping[str, Any], networks: Networks | None = None) -> Bundle:
+                    facts: Mapping[str, Any], networks: Networks | None = None,
+                    others: Mapping[str, Mapping[str, onnx.ModelProto]] | None = None) -> Bundle:
     """Write a bundle of these graphs; `source` is the fp32 bundle that they were made from.
 
     `facts` holds `training`, `quality`, `provenance`. `networks` compute what the bundle will,
-    where ONNX Runtime does not.
+    where ONNX Runtime does not. `others` are per network its `pieces`: with a denoiser's, the
+    bundle keeps the source's schedules of blocks.
     """
     layout = read_header(source.path(WEIGHTS))[1]
     tensors = load_file(source.path(WEIGHTS))
     for part, graph in graphs.items():
         take(part, graph, tensors)
 
+    others = others or {}
     manifest = {'spec': source.spec.to_json(), 'model': dict(source.model), **facts,
-                'dtypes': dict(dtypes)}
+                'dtypes': dict(dtypes),
+                'blocks': dict(source.blocks) if 'denoiser' in others else {}}
 
     def fill(target: Path, tolerance: float) -> None:
         save_file(tensors, target / WEIGHTS, layout)
         stored = read_header(target / WEIGHTS)[0]
         for part, graph in graphs.items():
-            made = onnx.ModelProto()
-            made.CopyFrom(graph)
-            share_weights(made, part, stored, tensors)
-            (target / f'{part}.onnx').write_bytes(made.SerializeToString())
+            weights = Weights(part, stored, tensors)
+            for name, each in {part: graph, **others.get(part, {})}.items():
+                made = onnx.ModelProto()
+                made.CopyFrom(each)
+                weights.share(made)
+                (target / f'{name}.onnx').write_bytes(made.SerializeToString())
         write_parity(target, source.spec, reference, tolerance)
 
     reference = OnnxEngine(source)
