@@ -94,6 +94,7 @@ def test_info_tells_spec_sizes_dtypes_steps_and_hashes(tmp_path):
     assert data['spec']['name'] == 'pusht' and data['steps'] == [1, 2, 4, 8]
     assert data['bytes'] == sum(f['bytes'] for f in data['files'].values())
     assert len(data['sha256']) == 64 and data['dtypes']
+    assert set(data['executed']['caches']) == {'condition', 'blocks', 'tiles', 'notes'}
 
 
 def test_bench_writes_one_row_per_part_engine_and_step_count(tmp_path):

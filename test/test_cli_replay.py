@@ -106,9 +106,18 @@ def test_the_output_bag_holds_what_the_trace_says(pusht, tmp_path):
     assert again['latency_s']['p50'] == pytest.approx(0.012)
 
 
+def test_what_is_kept_is_told_and_what_is_asked_for_in_vain(pusht, tmp_path, capsys):
+    result = replay(pusht, tmp_path / 'out', '--no-bag', '--steps', '1',
+                    '--set', 'cache.blocks=true')
+    assert any('no schedule' in note and 'dprt cache' in note for note in result['notes'])
+    assert 'dprt cache' in capsys.readouterr().out
+    assert result['kept']['condition.hits'] >= 0 and result['kept']['blocks.hit_ratio'] is None
+
+
 @pytest.mark.parametrize('more, why', [
     (['--latency', 'soon'], 'no duration'), (['--fault', 'melt=1'], 'drop'),
     (['--map', 'camera.front=/no'], 'no such topic'), (['--set', 'deadline'], 'NAME=NUMBER'),
+    (['--set', 'cache.blocks=1'], 'true or false'), (['--set', 'deadline=true'], 'is a number'),
     (['--set', 'speed=1'], 'the settings are'), (['--deadline', '3'], 'control period'),
     (['--steps', '3'], 'serves'), (['--policy', '/nowhere'], 'no bundle')])
 def test_bad_input_is_one_line_and_leaves_nothing(pusht, tmp_path, capsys, more, why):

@@ -45,6 +45,43 @@ def test_a_process_that_was_killed_costs_one_call(engine, bundle):
     assert engine.pid != before
 
 
+def test_a_plan_whose_process_was_killed_is_lost_and_the_next_one_is_not(tmp_path, bundle):
+    pytest.importorskip('torch', reason='the step graphs are exported by torch')
+    from diffusion_policy_rt.train.quantize.run import reexport
+    schedule = bundle.spec.schedule(4)
+    made = reexport(bundle, tmp_path / 'blocked', blocks={
+        '4': {'sigmas': list(schedule.sigmas), 'fresh': ['11', '00', '10', '01']}})
+    engine, own = EngineProcess(made, 'onnxruntime', 1), load_engine(made, 'onnxruntime')
+    x, cond = np.ones((8, 2)), np.ones(made.spec.cond_dim, np.float32)
+    try:
+        assert engine.blockwise(made.spec.schedule(2)) is None
+        plan = engine.blockwise(schedule)
+        plan.denoise(x, schedule.sigmas[0], cond)
+        engine.close()
+        with pytest.raises(EngineError, match='ended with the process'):
+            plan.denoise(x, schedule.sigmas[1], cond)
+        ours, theirs = ([each.denoise(x, sigma, cond) for sigma in schedule.sigmas]
+                        for each in (engine.blockwise(schedule), own.blockwise(schedule)))
+        np.testing.assert_array_equal(ours, theirs)
+        assert engine.restarts == 1 and engine.blocks == {'computed': 6, 'kept': 4}
+        assert engine.conditioned.hits == 3  # of the second plan: nothing outlives a process
+    finally:
+        engine.close()
+
+
+def test_layers_are_the_engine_s_own_and_outlive_its_process(engine, bundle):
+    theirs, ours = load_engine(bundle, 'onnxruntime').staged('front'), engine.staged('front')
+    x = np.random.default_rng(0).standard_normal(
+        (3, *bundle.spec.camera('front').input_size), np.float32)
+    engine.close()
+    for mine, own in zip(ours.stages, theirs.stages):
+        assert (mine.extent, mine.stride, mine.margin) == (own.extent, own.stride, own.margin)
+        x = np.pad(x, ((0, 0), *[(own.margin, own.margin)] * 2))
+        np.testing.assert_array_equal(mine.run(x), own.run(x))
+        x = own.run(x)
+    np.testing.assert_array_equal(ours.head(x), theirs.head(x))
+
+
 def test_what_the_engine_raises_is_told_and_the_process_goes_on(engine, bundle):
     before = engine.pid
     with pytest.raises(EngineError, match='KeyError'):

@@ -57,6 +57,9 @@ def test_the_info_is_latched_and_says_what_drives_the_robot(robot, make_node, bu
     assert info['digest'] == bundle.digest and info['engine'] == 'onnxruntime'
     assert info['steps'] == [1, 2, 4, 8] and set(info['plan_s']) == {'1', '2'}
     assert set(info['dtypes']) == {'encoder_front', 'encoder_wrist', 'denoiser'}
+    assert info['caches']['condition'] and info['caches']['tiles'] == {
+        'front': True, 'wrist': True}
+    assert [note.split(':')[0] for note in info['caches']['notes']] == ['blocks']
 
 
 def test_diagnostics_tell_ticks_inputs_and_engine(robot, make_node):

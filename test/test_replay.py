@@ -21,7 +21,9 @@ from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.streams import segments
 from diffusion_policy_rt.replay.trail import Trail
 from diffusion_policy_rt.ros.bag import Bag
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 from diffusion_policy_rt.text import parse_seconds, parse_time
 
@@ -215,13 +217,15 @@ def test_a_bag_is_read_no_farther_than_it_is_replayed(tmp_path):
     assert read[0] == 600 and max(ahead) < 15
 
 
-def test_a_replay_encodes_as_the_node_does_and_pays_for_what_it_encodes(tmp_path, exported):
-    pytest.importorskip('onnxruntime', reason='encoders run by layers on ONNX Runtime')
+def cached_runs(tmp_path, bundle, steps, each):
+    """Replay a bag of a camera that stands still and one that moves with each of these rules.
+
+    Returns per run the outcome, its lines, and the engine.
+    """
+    pytest.importorskip('onnxruntime', reason='the caches are those of ONNX Runtime')
     from diffusion_policy_rt.engines.load import load_engine
-    from diffusion_policy_rt.runtime.caches import CacheRules
-    from diffusion_policy_rt.runtime.tiles import TileRule
-    bundle, found = exported('keypoint_mlp', 'edm')[0], []
-    for k in range(8):  # a camera that stands still, and one that moves
+    found = []
+    for k in range(8):
         stamp = START + k * STEP
         for name, seen in (('front', START), ('wrist', stamp)):
             message = bags.image(bags.TYPES, stamp, name, (45, 57))
@@ -229,19 +233,50 @@ def test_a_replay_encodes_as_the_node_does_and_pays_for_what_it_encodes(tmp_path
             found.append((f'/camera/{name}/image_raw', bags.IMAGE, stamp + MS, message))
         found.append((bags.STATE, bags.JOINTS, stamp + MS, bags.joints(bags.TYPES, stamp)))
     path, runs = bags.write(tmp_path / 'bag', found), []
-    for tiles in (False, True):
-        file, chosen = io.StringIO(), LoopSettings(max_steps=1, n_action_steps=1)
-        how = Conditions(chosen, modelled('4ms,encode=3ms', 1), caches=CacheRules(
-            tiles={c.name: TileRule(tiles) for c in bundle.spec.cameras}))
+    for rules in each:
+        file, engine = io.StringIO(), load_engine(bundle, 'onnxruntime')
+        chosen = LoopSettings(min_steps=steps, max_steps=steps, n_action_steps=1)
+        how = Conditions(chosen, modelled('4ms,encode=3ms', 1), caches=rules)
         with Bag(path) as bag:
             sources = map_topics(Inputs.of(bundle.spec), bag.topics, {})
-            outcome = Replay(bundle.spec, load_engine(bundle, 'onnxruntime'), sources, how,
+            outcome = Replay(bundle.spec, engine, sources, how,
                              Trail(file, Matcher(chosen.period_ns))).run(bag)
-        lines = [json.loads(line) for line in file.getvalue().splitlines()]
-        runs.append((outcome.sha256, sum(line['encoded'] for line in lines),
-                     {line['encode_s'] for line in lines if line['asked']}))
-    assert runs[0][0] == runs[1][0] and runs[0][1] - runs[1][1] == 7
-    assert runs[0][2] == runs[1][2] == {0.003}
+        runs.append((outcome, [json.loads(line) for line in file.getvalue().splitlines()], engine))
+    return runs
+
+
+def test_a_replay_encodes_as_the_node_does_and_pays_for_what_it_encodes(tmp_path, exported):
+    bundle = exported('keypoint_mlp', 'edm')[0]
+    whole, tiled = (
+        (outcome.sha256, sum(line['encoded'] for line in lines),
+         {line['encode_s'] for line in lines if line['asked']})
+        for outcome, lines, _ in cached_runs(tmp_path, bundle, 1, [
+            CacheRules(tiles={c.name: TileRule(tiles) for c in bundle.spec.cameras})
+            for tiles in (False, True)]))
+    assert whole[0] == tiled[0] and whole[1] - tiled[1] == 7
+    assert whole[2] == tiled[2] == {0.003}
+
+
+def test_a_replay_keeps_conditions_and_blocks_as_it_is_told_and_pays_for_each_call(
+        tmp_path, exported):
+    pytest.importorskip('torch', reason='the step graphs are exported by torch')
+    from diffusion_policy_rt.train.quantize.run import reexport
+    source, off = exported('keypoint_mlp', 'edm')[0], TileRule()
+    blocks = {'4': {'sigmas': list(source.spec.schedule(4).sigmas),
+                    'fresh': ['11', '00', '10', '01']}}
+    bundle = reexport(source, tmp_path / 'blocked', blocks=blocks)
+    tiles = {c.name: off for c in bundle.spec.cameras}
+    plain, kept, none = cached_runs(tmp_path, bundle, 4, [
+        CacheRules(tiles=tiles), CacheRules(tiles=tiles, blocks=True),
+        CacheRules(tiles=tiles, condition=False)])
+    plans = sum(line['asked'] for line in plain[1])
+    assert plain[0].sha256 == none[0].sha256 != kept[0].sha256
+    assert plain[2].conditioned.hits == kept[2].conditioned.hits == 3 * plans
+    assert none[2].conditioned.hits == 0
+    assert kept[2].blocks == {'computed': 4 * plans, 'kept': 4 * plans} and not plain[2].blocks
+    calls, times = (tuple([line[key] for line in run[1]] for run in (plain, kept))
+                    for key in ('network_calls', 'denoise_s'))
+    assert calls[0] == calls[1] and times[0] == times[1] and sum(calls[0]) == 4 * plans
 
 
 # -- faults --------------------------------------------------------------------------------------
