@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
 from diffusion_policy_rt.cli.common import extra, natural, positive, provenance, table, write_json
+from diffusion_policy_rt.cli.eval import FIRST_TEST_SEED, check_seed
 from diffusion_policy_rt.errors import DprtError
 
 HELP = ('Measure latency: of the denoiser, the encoder, a whole plan, the caches, or the node '
@@ -62,6 +64,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='cache: instead of times, hold the exact caches against none over N '
                              'random sequences of late, double, reordered, missing and set-back '
                              'frames; ends non-zero where an action differs')
+    parser.add_argument('--episodes', type=natural, default=0, metavar='N',
+                        help='cache: instead of times, the score of N closed-loop episodes under '
+                             'each cache, and its paired difference to none')
+    parser.add_argument('--seed', type=natural, default=FIRST_TEST_SEED, metavar='S',
+                        help='--episodes: episode i starts from seed S + i (default '
+                             f'{FIRST_TEST_SEED})')
+    parser.add_argument('--noise', type=natural, default=0, metavar='LEVELS',
+                        help='--episodes: noise of up to this much, of 255, in every pixel that '
+                             'the policy sees (default 0)')
+    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
+                        help='--episodes: processes (default: one per core)')
     parser.add_argument('--plot', metavar='FILE.png',
                         help='draw the rows; cache: frames with the tiles that changed')
     parser.add_argument('--seconds', type=positive, default=20, metavar='S',
@@ -82,6 +95,8 @@ def run(args: argparse.Namespace) -> None:
                           (args.engine or ['auto'])[0], (args.steps or [1])[0])
     elif args.what == 'cache' and args.sequences:
         rows = bench_arrivals(args)
+    elif args.what == 'cache' and args.episodes:
+        rows = bench_scores(args)
     elif args.what == 'cache':
         rows = bench_caches(args)
     else:
@@ -131,6 +146,22 @@ def bench_arrivals(args: argparse.Namespace) -> list[dict]:
     if differ := sum(row['differ'] for row in rows):
         raise DprtError(f'{differ} plans had other actions with the exact caches than without')
     return rows
+
+
+def bench_scores(args: argparse.Namespace) -> list[dict]:
+    """Play closed-loop episodes under each cache, and hold their scores against none's."""
+    with extra('--episodes', 'sim'):
+        from diffusion_policy_rt.replay.bench_closed import Closed, bench_closed
+
+    check_seed(args.seed)
+    if args.image or args.plot:
+        raise DprtError('--episodes plays a policy on images of its own size and draws nothing; '
+                        '--image and --plot do not apply')
+    seeds = range(args.seed, args.seed + args.episodes)
+    return [row for policy in args.policy or ['pusht'] for engine in args.engine or ['auto']
+            for steps in args.steps or [1] for threads in args.threads or [1]
+            for row in bench_closed(Closed(policy, engine, steps, threads, args.noise), seeds,
+                                    args.workers)]
 
 
 def at_size(policies: Sequence[str], image: int | None, folder: Path) -> list[str]:

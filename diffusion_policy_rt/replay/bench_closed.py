@@ -1,0 +1,150 @@
+"""What caches do to the score: the same episodes under each cache, held against none.
+
+A seed is played under all caches by one process, so every difference is of a pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from diffusion_policy_rt.engines.bundle import read_bundle
+from diffusion_policy_rt.engines.caching import Caching
+from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.replay.bench_cache import BLOCKS, CACHES, EXACT, NONE
+from diffusion_policy_rt.replay.compare import paired_difference
+from diffusion_policy_rt.replay.episode import PolicyController, run_episode
+from diffusion_policy_rt.replay.evaluate import (
+    Evaluation, in_processes, make_controller, outcome, simulated, summarise)
+from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.tiling import Tiling
+from diffusion_policy_rt.sim.tasks import SimulatedRobot, Task
+
+THRESHOLD = 'all, threshold 6'
+SMALL = f'{THRESHOLD}, small images in parts'
+PLAYED = (NONE, EXACT, THRESHOLD, SMALL, BLOCKS)
+"""Of `bench_cache.CACHES`. SMALL encodes parts of images that are too small for it to pay: what
+tiles of a larger image would do to the score, for a policy that has none."""
+Played = dict[str, tuple[dict[str, Any], dict[str, object]]]
+"""Cache -> an episode's outcome, and what the caches of its process tell."""
+
+
+@dataclass(frozen=True)
+class Closed:
+    """What is played."""
+
+    policy: str
+    engine: str
+    steps: int
+    threads: int = 1
+    noise: int = 0
+    """Noise of up to this much, of 255, in every pixel that the policy sees."""
+
+
+class SensedController(PolicyController):
+    """A policy whose camera is noisy; of episodes of one seed alike, step by step."""
+
+    def __init__(self, loop: PolicyLoop, task: Task, noise: int, keeps: bool) -> None:
+        super().__init__(loop, task=task)
+        self._noise, self._keeps = noise, keeps
+
+    def begin(self, seed: int) -> None:
+        """Forget the last episode."""
+        super().begin(seed)
+        self._rng = np.random.default_rng(seed)
+
+    def target(self, step: int, robot: SimulatedRobot) -> np.ndarray:
+        """Return the target, [A] in the task's units."""
+        if not self._keeps:
+            self.loop.cache.clear()
+        return super().target(step, robot)
+
+    def _look(self, robot: SimulatedRobot) -> dict[str, np.ndarray]:
+        seen = super()._look(robot)
+        return {name: self._sensed(image) for name, image in seen.items()} if self._noise else seen
+
+    def _sensed(self, image: np.ndarray) -> np.ndarray:
+        noise = self._rng.integers(-self._noise, self._noise + 1, image.shape)
+        return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def playable(what: Closed) -> list[str]:
+    """Return the caches that do anything with this policy here."""
+    controller, *_ = make_controller(Evaluation(what.policy, what.steps, what.engine,
+                                                threads=what.threads))
+    assert isinstance(controller, PolicyController)
+    bundle, engine = read_bundle(what.policy), controller.loop.engine
+    tiling = Tiling(bundle.spec, engine)
+    tiling.prove()
+    told = Caching.of(bundle, engine, tiling.exact)
+    asked = {BLOCKS: what.steps in told.blocks, THRESHOLD: told.tiles, SMALL: told.tiles}
+    return [cache for cache in PLAYED if asked.get(cache, True)]
+
+
+def make_sensed(what: Closed, cache: str) -> SensedController:
+    """Return the policy's controller under a cache, with an engine of its own."""
+    evaluation = Evaluation(what.policy, what.steps, what.engine, threads=what.threads)
+    made, *_ = make_controller(evaluation)
+    assert isinstance(made, PolicyController)
+    loop = made.loop
+    loop.tiling.least = 0 if cache == SMALL else loop.tiling.least
+    loop.tiling.prove()
+    rules = CACHES[THRESHOLD if cache == SMALL else cache](loop.rules.tiles)
+    loop.keep(replace(rules, capacity=loop.rules.capacity))
+    return SensedController(loop, simulated(evaluation), what.noise, cache != NONE)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _prepare(given: tuple[Closed, Sequence[str]]) -> None:
+    what, caches = given
+    task = simulated(Evaluation(what.policy))
+    _worker.update(task=task, robot=task.make(), controllers={
+        cache: make_sensed(what, cache) for cache in caches})
+
+
+def _work(seed: int) -> Played:
+    task, robot = _worker['task'], _worker['robot']
+    return {cache: (outcome(run_episode(controller, robot, seed, task=task)),
+                    controller.loop.cache_figures())
+            for cache, controller in _worker['controllers'].items()}
+
+
+def bench_closed(what: Closed, seeds: Sequence[int], workers: int,
+                 bar: Callable[..., Iterable[Played]] = tqdm) -> list[dict[str, Any]]:
+    """Return one row per cache; `difference` is the mean paired one of the score to no cache.
+
+    `unchanged` is the share of episodes whose actions came to the same score; the hit ratios are
+    those of the process that played the last episode.
+    """
+    caches = playable(what)
+    if caches == [NONE, EXACT]:
+        raise SpecError(f'{what.policy} has neither tiles nor, for {what.steps} steps, blocks on '
+                        'this engine: nothing that could change a score (dprt info tells why)')
+    played = list(bar(in_processes(_prepare, (what, caches), _work, seeds,
+                                   min(workers, len(seeds))),
+                      total=len(seeds), unit='seed', desc=what.policy))
+    none = [one[NONE][0] for one in played]
+    return [{'what': 'cache', 'policy': read_bundle(what.policy).spec.name, 'engine': what.engine,
+             'steps': what.steps, 'scene': 'closed loop', 'noise': what.noise, 'cache': cache,
+             **_row([one[cache][0] for one in played], none, played[-1][cache][1])}
+            for cache in caches]
+
+
+def _row(ours: list[dict[str, Any]], none: list[dict[str, Any]],
+         told: Mapping[str, object]) -> dict[str, Any]:
+    found, pair = summarise(ours), paired_difference(ours, none)
+    same = [a['max_coverage'] == b['max_coverage'] for a, b in zip(ours, none)]
+    known = {name: share for name, share in told.items() if share == share}  # not of nothing
+    tiles = [share for name, share in known.items()
+             if name.startswith('tiles.') and name.endswith('.hit_ratio')]
+    return {**{key: found[key] for key in (
+        'episodes', 'mean_max_coverage', 'ci95', 'success_rate')},
+        'difference': pair['difference'], 'difference_ci95': pair['ci95'],
+        'unchanged': float(np.mean(same)), 'hit_ratio': next(iter(tiles), None),
+        'blocks_hit_ratio': known.get('blocks.hit_ratio')}
