@@ -68,7 +68,7 @@ def test_no_seam_jumps_farther_than_the_reach(a, b, first, count, scale, reach):
 
 def test_the_reach_is_the_settings_or_comes_from_the_bundles_stride():
     action = dataclasses.replace(tiny_spec().action, stride=0.5)
-    assert LoopSettings().joint(action).reach == pytest.approx(0.6)
+    assert LoopSettings().joint(action).reach == 0.5
     assert LoopSettings(seam_limit=0.2).joint(action).reach == 0.2
     assert LoopSettings().joint(tiny_spec().action).reach == 0
 

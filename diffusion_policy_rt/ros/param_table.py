@@ -96,8 +96,8 @@ TABLE = [
           'Actions executed from a chunk before the next plan, less those that latency took; 0 '
           'takes the bundle\'s.', 0, 1000, live=True),
     Param('seam_limit', D.seam_limit,
-          'How far actions may jump where chunks meet, in normalised actions; 0 takes 1.2 times '
-          'the bundle\'s stride, and bounds nothing where it tells none.', 0, 1e6, live=True),
+          'How far actions may jump where chunks meet, in normalised actions; 0 takes the '
+          'bundle\'s stride, and bounds nothing where it tells none.', 0, 1e6, live=True),
     Param('blend_steps', D.blend_steps,
           'Actions over which what a jump between chunks has beyond seam_limit fades; 0 leaves '
           'jumps as they are.', 0, 1000, live=True),

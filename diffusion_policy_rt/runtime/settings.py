@@ -11,9 +11,6 @@ from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.runtime.chunk import Joint
 from diffusion_policy_rt.spec import ActionSpec, PolicySpec
 
-SEAM_REACH = 1.2
-"""How far a seam may jump, over how far the data's actions do."""
-
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -35,8 +32,8 @@ class LoopSettings:
     """Actions executed from a chunk before the next plan, less those that latency took; 0 takes
     the bundle's."""
     seam_limit: float = 0.0
-    """How far actions may jump where chunks meet, in the network's range; 0 takes `SEAM_REACH`
-    times the bundle's stride, and bounds nothing where that is not told."""
+    """How far actions may jump where chunks meet, in the network's range; 0 takes the
+    bundle's stride, and bounds nothing where that is not told."""
     blend_steps: int = 4
     """Actions over which what a jump has beyond that fades; 0 leaves jumps as they are."""
 
@@ -78,8 +75,7 @@ class LoopSettings:
 
     def joint(self, action: ActionSpec) -> Joint:
         """Return how seams of these actions are bounded."""
-        return Joint(self.seam_limit or SEAM_REACH * action.stride, self.blend_steps,
-                     np.array(action.scale))
+        return Joint(self.seam_limit or action.stride, self.blend_steps, np.array(action.scale))
 
     @property
     def period_ns(self) -> int:
