@@ -47,7 +47,9 @@ def test_each_cache_plays_the_same_episodes(blocked, noise):
     rows = rows_of(blocked, noise=noise)
     assert list(rows) == list(closed.PLAYED)
     for cache in (NONE, EXACT):
-        assert rows[cache]['difference'] == 0 and rows[cache]['unchanged'] == 1
+        # of the same actions, too, the simulator's coverage differs in the last bit now and then
+        assert rows[cache]['unchanged'] == 1 and abs(rows[cache]['difference']) < 1e-12
+    assert rows[BLOCKS]['unchanged'] == 0
     blocks = blocked.blocks['4']['fresh']
     kept = ''.join(blocks).count('0') / len(''.join(blocks))
     assert rows[BLOCKS]['blocks_hit_ratio'] == pytest.approx(kept)

@@ -62,6 +62,23 @@ def test_the_info_is_latched_and_says_what_drives_the_robot(robot, make_node, bu
     assert [note.split(':')[0] for note in info['caches']['notes']] == ['blocks']
 
 
+def test_what_is_asked_of_caches_in_vain_is_warned_of_when_it_is_asked(
+        robot, make_node, monkeypatch):
+    from rclpy.parameter import Parameter
+
+    from diffusion_policy_rt.engines.caching import Caching
+    asked, own = [], Caching.in_vain
+    monkeypatch.setattr(Caching, 'in_vain', lambda self, rules: (
+        asked.append((rules.blocks, own(self, rules))) or asked[-1][1]))
+    node = make_node()
+    assert robot.transit(CONFIGURE)
+    assert asked == [(False, [])]
+    assert node.set_parameters([Parameter('cache.blocks', value=True)])[0].successful
+    assert len(asked) == 2 and asked[1][0] and 'dprt cache' in asked[1][1][0]
+    node.set_parameters([Parameter('deadline', value=0.02)])
+    assert len(asked) == 2  # what did not change is not warned of again
+
+
 def test_diagnostics_tell_ticks_inputs_and_engine(robot, make_node):
     drive(robot, make_node)
     robot.until(lambda: len(robot.ticks) > 10, 'ticks')

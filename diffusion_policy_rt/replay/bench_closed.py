@@ -30,7 +30,7 @@ PLAYED = (NONE, EXACT, THRESHOLD, SMALL, BLOCKS)
 """Of `bench_cache.CACHES`. SMALL encodes parts of images that are too small for it to pay: what
 tiles of a larger image would do to the score, for a policy that has none."""
 Played = dict[str, tuple[dict[str, Any], dict[str, object]]]
-"""Cache -> an episode's outcome, and what the caches of its process tell."""
+"""Cache -> an episode's outcome, its `targets` as bytes, and what its process' caches tell."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +110,20 @@ def _prepare(given: tuple[Closed, Sequence[str]]) -> None:
 
 def _work(seed: int) -> Played:
     task, robot = _worker['task'], _worker['robot']
-    return {cache: (outcome(run_episode(controller, robot, seed, task=task)),
-                    controller.loop.cache_figures())
-            for cache, controller in _worker['controllers'].items()}
+    made: Played = {}
+    for cache, controller in _worker['controllers'].items():
+        episode = run_episode(controller, robot, seed, task=task)
+        made[cache] = ({**outcome(episode), 'targets': np.array(episode.targets).tobytes()},
+                       controller.loop.cache_figures())
+    return made
 
 
 def bench_closed(what: Closed, seeds: Sequence[int], workers: int,
                  bar: Callable[..., Iterable[Played]] = tqdm) -> list[dict[str, Any]]:
     """Return one row per cache; `difference` is the mean paired one of the score to no cache.
 
-    `unchanged` is the share of episodes whose actions came to the same score; the hit ratios are
-    those of the process that played the last episode.
+    `unchanged` is the share of episodes whose actions are those without cache, bit for bit; the
+    hit ratios are those of the process that played the last episode.
     """
     caches = playable(what)
     if caches == [NONE, EXACT]:
@@ -139,7 +142,7 @@ def bench_closed(what: Closed, seeds: Sequence[int], workers: int,
 def _row(ours: list[dict[str, Any]], none: list[dict[str, Any]],
          told: Mapping[str, object]) -> dict[str, Any]:
     found, pair = summarise(ours), paired_difference(ours, none)
-    same = [a['max_coverage'] == b['max_coverage'] for a, b in zip(ours, none)]
+    same = [a['targets'] == b['targets'] for a, b in zip(ours, none)]
     known = {name: share for name, share in told.items() if share == share}  # not of nothing
     tiles = [share for name, share in known.items()
              if name.startswith('tiles.') and name.endswith('.hit_ratio')]
