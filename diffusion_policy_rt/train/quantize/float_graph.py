@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from diffusion_policy_rt.engines.weights import BLOCK, SCALE, SCALE_2
-from diffusion_policy_rt.train.export import export_graph, name_products, own_weights
+from diffusion_policy_rt.train.export import export_graph
 from diffusion_policy_rt.train.quantize.floats import to_blocks, to_e4m3
+from diffusion_policy_rt.train.shared import name_products, own_weights
 
 EXPORTED, OPSETS = 20, {'fp8': 20, 'nvfp4': 23}
 """The newest that the exporter knows, and those that have the types; used operators are equal."""

@@ -5,31 +5,28 @@ is computed in the same form, and nothing is stored twice:
 
     denoiser.onnx       layer [C, D] int8, scale [D]       -> denoiser_level    its first rows
                                                            -> denoiser_observed the others
-    encoder_front.onnx  Q DQ Conv Q DQ Relu | Q DQ Conv .. -> stage_front_0 | stage_front_1 | ..
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-from diffusion_policy_rt.engines.bundle import (
-    HEAD, SPLIT, WEIGHTS, Bundle, masked_part, stage_part)
+from diffusion_policy_rt.engines.bundle import SPLIT, WEIGHTS, Bundle, masked_part
 from diffusion_policy_rt.engines.onnx_engine import make_session
 from diffusion_policy_rt.engines.weights import SCALE, ZERO, read_header
 from diffusion_policy_rt.runtime.blocks import names
-from diffusion_policy_rt.train.export import Weights
+from diffusion_policy_rt.train.quantize.cuts import cut
 from diffusion_policy_rt.train.quantize.forms import Feed, Form, quantize
 from diffusion_policy_rt.train.quantize.write import QUANTIZED, read_graph
+from diffusion_policy_rt.train.shared import Weights
 
 OF_WEIGHTS = (SCALE, ZERO, QUANTIZED + SCALE, QUANTIZED + ZERO)
 """What else belongs to a quantized tensor, by the end of its name."""
-CASTS = ('QuantizeLinear', 'DequantizeLinear')
 
 
 def pieces(source: Bundle, part: str, whole: onnx.ModelProto, form: Form,
@@ -42,10 +39,7 @@ def pieces(source: Bundle, part: str, whole: onnx.ModelProto, form: Form,
         return dict(_denoiser(source, whole, form, feeds, keep))
     if form.kind == 'dynamic':  # ranges found on a part of an image are not those of the whole
         return {}
-    return dict(_encoder(source, part.removeprefix('encoder_'), whole))
-
-
-# -- a denoiser's parts -------------------------------------------------------------------------
+    return dict(cut(source, part.removeprefix('encoder_'), whole))
 
 
 def _denoiser(source: Bundle, whole: onnx.ModelProto, form: Form, feeds: Sequence[Feed],
@@ -122,62 +116,3 @@ class Inputs:
         kept = [i for i, bit in enumerate(fresh) if bit == '0']
         return [{**step, **dict(zip(names(fresh)[0], (branches[i] for i in kept)))}
                 for step, branches in zip(self._feeds[SPLIT[2]], self._branches)]
-
-
-# -- an encoder's layers ------------------------------------------------------------------------
-
-
-def _encoder(source: Bundle, camera: str,
-             whole: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
-    numbers = itertools.takewhile(lambda number: f'{stage_part(camera, number)}.onnx' in (
-        source.files), itertools.count())
-    stages = [stage_part(camera, number) for number in numbers]
-    if not stages:
-        return
-    convolutions = [n for n in whole.graph.node if n.op_type == 'Conv']
-    cuts = [_before(whole, node.input[0]) for node in convolutions[:len(stages) + 1]]
-    for name, first, last in zip([*stages, stage_part(camera, HEAD)], cuts,
-                                 [*cuts[1:], whole.graph.output[0].name]):
-        yield name, between(whole, first, last, read_graph(source, name))
-
-
-def _before(graph: onnx.ModelProto, tensor: str) -> str:
-    """Return what a tensor was before it was quantized and back."""
-    made = {output: node for node in graph.graph.node for output in node.output}
-    while tensor in made and made[tensor].op_type in CASTS:
-        tensor = made[tensor].input[0]
-    return tensor
-
-
-def between(whole: onnx.ModelProto, first: str, last: str,
-            like: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the nodes from a tensor to another as a graph with the inputs and outputs of `like`.
-
-    Convolutions do not pad: a stage is given its margins.
-    """
-    nodes = _leading_to(whole, last, first)
-    (given,), (taken,) = like.graph.input, like.graph.output
-    renamed = {first: given.name, last: taken.name}
-    for node in nodes:
-        for side in (node.input, node.output):
-            side[:] = [renamed.get(name, name) for name in side]
-        for attribute in node.attribute:
-            if attribute.name == 'pads':
-                attribute.ints[:] = [0] * len(attribute.ints)
-    used = {name for node in nodes for name in node.input}
-    made = helper.make_model(helper.make_graph(
-        nodes, like.graph.name, [given], [taken],
-        [i for i in whole.graph.initializer if i.name in used]),
-        opset_imports=whole.opset_import, ir_version=whole.ir_version)
-    helper.set_model_props(made, {p.key: p.value for p in like.metadata_props})
-    return made
-
-
-def _leading_to(whole: onnx.ModelProto, last: str, first: str) -> list[onnx.NodeProto]:
-    """Return copies of the nodes that `last` needs once `first` is given, in their order."""
-    needed, taken = {last}, list[onnx.NodeProto]()
-    for node in reversed(whole.graph.node):
-        if needed.intersection(node.output) and first not in node.output:
-            needed.update(node.input)
-            taken.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    return taken[::-1]

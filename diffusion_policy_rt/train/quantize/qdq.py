@@ -17,8 +17,9 @@ from torch import nn
 from diffusion_policy_rt.engines.torch_engine import PRODUCTS
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.policy import Policy
-from diffusion_policy_rt.train.export import export_graph, graphs, own_weights
+from diffusion_policy_rt.train.export import export_graph, graphs
 from diffusion_policy_rt.train.quantize.forms import Feed
+from diffusion_policy_rt.train.shared import own_weights
 
 DTYPE = 'int8-qdq'
 KEPT = ('*step_encoder*', '*stop_encoder*', '*cond_encoder*', '*film*', 'inputs', 'left', 'right',

@@ -17,7 +17,7 @@ from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
 from diffusion_policy_rt.engines.parity import TOLERANCE, Networks, deviation, write_parity
 from diffusion_policy_rt.engines.weights import (
     SCALE, SCALE_2, ZERO, prefix_of, read_header)
-from diffusion_policy_rt.train.export import Weights, content
+from diffusion_policy_rt.train.shared import Weights, content
 
 QUANTIZED = '_quantized'
 """What ONNX Runtime's quantizers append to the name of a tensor."""
