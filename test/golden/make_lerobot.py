@@ -50,14 +50,20 @@ CASES = {
 }
 
 
-def prepare_imports():
-    """Let torchvision be imported beside a torch without its operators, and one policy alone."""
+def declare_operators():
+    """Let torchvision be imported beside a torch without its operators."""
     library = torch.library.Library('torchvision', 'DEF')
     try:
         library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     except RuntimeError:
         pass  # torchvision's own are there
+    return library
+
+
+def prepare_imports():
+    """Let one policy of LeRobot's be imported alone."""
+    library = declare_operators()
     import lerobot
     package = types.ModuleType('lerobot.policies')
     package.__path__ = [str(Path(lerobot.__file__).parent / 'policies')]
