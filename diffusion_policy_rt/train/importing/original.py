@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion_policy_rt.errors import BundleError
 from diffusion_policy_rt.model.attention import separated
 from diffusion_policy_rt.train.importing.original_config import kind_of, resolved, sampling
-from diffusion_policy_rt.train.importing.original_encoders import SAME, Vision, hybrid, image
+from diffusion_policy_rt.train.importing.original_encoders import Vision, hybrid, image
 from diffusion_policy_rt.train.importing.source import Camera, Source
 from diffusion_policy_rt.train.importing.statistics import Affine
 from diffusion_policy_rt.train.importing.unpickle import plain, read_pickle
