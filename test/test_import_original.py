@@ -75,7 +75,7 @@ def plan(source, spec, networks, case, steps):
     return spec.decode_actions(found, states[-1])
 
 
-@pytest.mark.parametrize('name', [name for name in CASES if not name.startswith('lowdim')])
+@pytest.mark.parametrize('name', CASES)
 def test_gives_the_chunk_that_the_original_code_gives(name, tmp_path):
     # as the original code keeps its counters, in bytes
     source = read_original(save(tmp_path / 'latest.ckpt', name, trained=True,
@@ -131,7 +131,6 @@ ODD = {
     'another prediction': (PLAIN, scheduler(prediction_type='v_prediction'), 'v_prediction'),
     'more steps than levels': (PLAIN, {'num_inference_steps': 200}, '200 inference steps'),
     'grey images': (PLAIN, {'shape_meta': SEEN}, "'image'"),
-    'no camera': ('lowdim_transformer_ddim', {}, 'without cameras'),
     'another encoder': ('image_resized', encoder(rgb_model={'name': 'resnet50'}), 'resnet50'),
     'a crop per camera': ('image_resized', encoder(crop_shape={'image': [8, 8]}), 'crop_shape'),
     'other weights': (PLAIN, {'n_emb': 32}, 'belong together')}

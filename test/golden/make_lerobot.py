@@ -32,6 +32,8 @@ CASES = {
     'separate_ddpm': (TWO, {'use_separate_rgb_encoder_per_camera': True}, {}),
     'no_scale': (ONE, {**DDIM, 'use_film_scale_modulation': False}, {}),
     'environment': ({**ONE, 'observation.environment_state': (ENV, (5,))}, DDIM, {}),
+    'no_camera': ({'observation.state': (STATE, (2,)),
+                   'observation.environment_state': (ENV, (16,))}, DDIM, {}),
     'batch_norm': (ONE, {**DDIM, 'use_group_norm': False}, {}),
     'resnet34': (ONE, {**DDIM, 'vision_backbone': 'resnet34'}, {}),
     'resized': (ONE, {**DDIM, 'resize_shape': [40, 52], 'crop_ratio': 0.9}, {}),

@@ -90,8 +90,8 @@ CASES = {
     'image_resnet34': image(ONE, TEN, {'name': 'resnet34', 'use_group_norm': True}),
     'lowdim_transformer_ddpm': lowdim(HUNDRED, 8, 2, True),
     'lowdim_transformer_ddim': lowdim(TEN, 5, 3, False),
-    'lowdim_transformer_sample': lowdim({'noise_scheduler': {**DDIM, 'prediction_type': 'sample'},
-                                         'num_inference_steps': 10}, 5, 3, True),
+    'lowdim_transformer_sample': lowdim({'noise_scheduler': {**DDPM, 'prediction_type': 'sample'},
+                                         'num_inference_steps': 100}, 5, 3, True),
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion_policy_rt.errors import BundleError
 from diffusion_policy_rt.model.attention import separated
 from diffusion_policy_rt.train.importing.original_config import kind_of, resolved, sampling
-from diffusion_policy_rt.train.importing.original_encoders import Vision, hybrid, image
+from diffusion_policy_rt.train.importing.original_encoders import SAME, Vision, hybrid, image
 from diffusion_policy_rt.train.importing.source import Camera, Source
 from diffusion_policy_rt.train.importing.statistics import Affine
 from diffusion_policy_rt.train.importing.unpickle import plain, read_pickle
@@ -64,8 +64,7 @@ def _shapes(policy: Mapping[str, Any]) -> tuple[dict[str, list[int]], int]:
 
 def _vector(policy: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Vision:
     """Return what a policy sees that sees no images."""
-    raise BundleError(f'{path}: a policy without cameras is not supported: the node plans from '
-                      'their frames')
+    return Vision((OBSERVED,), {}, 0, None, {}, SAME)
 
 
 def _map(tensors: Mapping[str, Tensor], key: str, size: int, path: Path) -> Affine:
