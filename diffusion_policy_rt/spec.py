@@ -242,6 +242,7 @@ class PolicySpec:
 
     name: str
     cameras: tuple[CameraSpec, ...]
+    """None for a policy that observes the state alone."""
     state: VectorSpec
     action: ActionSpec
     n_obs: int
@@ -262,7 +263,7 @@ class PolicySpec:
 
     def __post_init__(self) -> None:
         names = [camera.name for camera in self.cameras]
-        if not names or len(set(names)) != len(names):
+        if len(set(names)) != len(names):
             raise SpecError(f'policy {self.name}: cameras need distinct names, found {names}')
         if not 1 <= self.n_obs <= self.horizon:
             raise SpecError(f'policy {self.name}: n_obs {self.n_obs} must lie in 1..horizon')
@@ -343,7 +344,7 @@ class PolicySpec:
         if not isinstance(data, Mapping):
             raise SpecError(f'policy: expected an object, found {type(data).__name__}')
         data = dict(data)
-        cameras, schedules = data.get('cameras', ()), data.get('schedules', {})
+        cameras, schedules = data.get('cameras'), data.get('schedules', {})
         if not isinstance(cameras, (list, tuple)):
             raise SpecError(f'cameras: expected a list, found {cameras!r}')
         if not isinstance(schedules, Mapping):

@@ -120,7 +120,7 @@ def test_training_joins_the_condition_as_the_robot_does():
 
 
 @pytest.mark.parametrize('model, reason', [
-    ({**KEYPOINT_MLP, 'encoder': {'kind': 'vit'}}, 'vit.*resnet, keypoint'),
+    ({**KEYPOINT_MLP, 'encoder': {'kind': 'vit'}}, 'vit.*resnet, resnet_mean, keypoint'),
     ({**KEYPOINT_MLP, 'denoiser': {'kind': 'mlp', 'depth': 2}}, 'mlp.*depth'),
     ({**KEYPOINT_MLP, 'encoder': {'kind': 'keypoint', 'keypoints': 5}}, 'makes 10.*says 8'),
     ({'encoder': KEYPOINT_MLP['encoder']}, 'denoiser'),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_policy_rt.errors import DataError, SpecError
+from diffusion_policy_rt.replay.action_parts import split
 from diffusion_policy_rt.replay.charge import Charge, modelled, recorded
 from diffusion_policy_rt.replay.drive import Conditions, Replay, Watchers
 from diffusion_policy_rt.replay.faults import Arrival, Fault
@@ -30,15 +31,18 @@ from diffusion_policy_rt.text import parse_seconds, parse_time
 STREAMS = ('front', 'wrist', 'state')
 
 
-def replay(path, latency='0', faults=(), seed=0, told=(), spec=None, watchers=None, **changes):
+def replay(path, latency='0', faults=(), seed=0, told=(), spec=None, watchers=None, gripper=(),
+           **changes):
     """Return the lines of the trace and the outcome."""
     spec, file = spec or tiny_spec(), io.StringIO()
     chosen = LoopSettings(**changes)
     charge = latency if isinstance(latency, Charge) else modelled(latency, 4)
-    how = Conditions(chosen, charge, seed, tuple(Fault.parse(f, STREAMS) for f in faults))
-    trail = Trail(file, Matcher(chosen.period_ns))
     with Bag(path) as bag:
         sources = map_topics(Inputs.of(spec), bag.topics, parse(told))
+        parts = split(bag, sources, spec.action.names, gripper)
+        how = Conditions(chosen, charge, seed, tuple(Fault.parse(f, STREAMS) for f in faults),
+                         parts=parts)
+        trail = Trail(file, Matcher(chosen.period_ns, [part.columns for part in parts.values()]))
         outcome = Replay(spec, FakeEngine(spec), sources, how, trail, watchers).run(bag)
     return [json.loads(line) for line in file.getvalue().splitlines()], outcome
 
@@ -240,7 +244,7 @@ def cached_runs(tmp_path, bundle, steps, each):
         with Bag(path) as bag:
             sources = map_topics(Inputs.of(bundle.spec), bag.topics, {})
             outcome = Replay(bundle.spec, engine, sources, how,
-                             Trail(file, Matcher(chosen.period_ns))).run(bag)
+                             Trail(file, Matcher(chosen.period_ns, []))).run(bag)
         runs.append((outcome, [json.loads(line) for line in file.getvalue().splitlines()], engine))
     return runs
 

@@ -154,9 +154,11 @@ def test_the_hold_of_a_reset_is_no_answer_to_a_tick(tmp_path):
         recorded.append([t['recorded'] for t in lines].count(values))
     assert recorded == [0, 1]
     again = Reenactment(0)
-    list(again.order([Arrival(9, EVENT, Event(STOP, 9, 9, {}, [1.0]))]))
-    assert again.is_hold(10, np.array([1.0])) and not again.is_hold(11, np.array([2.0]))
-    assert not again.is_hold(10 + NEAR_NS, np.array([1.0]))
+    list(again.order([Arrival(9, EVENT, Event(STOP, 9, 9, {}, [1.0, 5.0]))]))
+    held = np.array([1.0, 5.0])
+    assert again.is_hold(10, held, [0, 1]) and not again.is_hold(11, held + 1, [0, 1])
+    assert again.is_hold(10, held[1:], [1]) and not again.is_hold(10, held[1:], [0])
+    assert not again.is_hold(10 + NEAR_NS, held, [0, 1])
 
 
 def test_a_recording_by_another_clock_keeps_its_order(tmp_path):

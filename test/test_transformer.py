@@ -5,7 +5,7 @@ from fakes import MODELS, stirred, tiny_spec
 
 torch = pytest.importorskip('torch', reason='the networks are torch modules')
 
-from diffusion_policy_rt.model.attention import Attention  # noqa: E402
+from diffusion_policy_rt.model.attention import Attention, separated  # noqa: E402
 from diffusion_policy_rt.model.dit import DiTBlock, DiTDenoiser  # noqa: E402
 from diffusion_policy_rt.model.policy import Policy  # noqa: E402
 from diffusion_policy_rt.model.transformer import (  # noqa: E402
@@ -23,7 +23,7 @@ def published_layer():
 @pytest.mark.parametrize('mask', [None, torch.nn.Transformer.generate_square_subsequent_mask(5)])
 def test_a_decoder_layer_is_torch_s_with_torch_s_own_weights(mask):
     theirs, ours = stirred(published_layer()), DecoderLayer(16, 2)
-    ours.load_state_dict(theirs.state_dict())
+    ours.load_state_dict(separated(theirs.state_dict()))
     x, memory = torch.randn(3, 5, 16), torch.randn(3, 4, 16)
     with torch.no_grad():
         torch.testing.assert_close(ours(x, memory, mask, None),

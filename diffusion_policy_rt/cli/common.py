@@ -141,6 +141,11 @@ def positive(text: str) -> int:
     return value
 
 
+def names(text: str) -> list[str]:
+    """Parse a list of names."""
+    return [name.strip() for name in text.split(',')]
+
+
 def write_json(path: str | Path | None, result: dict[str, Any]) -> None:
     """Write the result whole or not at all; nothing where no file was asked for."""
     if not path:

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import extra, positive, provenance, write_json
+from diffusion_policy_rt.cli.common import extra, names, positive, provenance, write_json
 from diffusion_policy_rt.errors import DprtError
 
 HELP = 'Make a bundle of a policy trained with LeRobot or the original Diffusion Policy.'
@@ -44,11 +44,6 @@ def hertz(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f'{value} is no rate')
     return value
-
-
-def names(text: str) -> list[str]:
-    """Parse a list of names."""
-    return [name.strip() for name in text.split(',')]
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion_policy_rt.cli.common import add_policy, extra, provenance, table, write_json
+from diffusion_policy_rt.cli.common import (
+    add_policy, extra, names, provenance, table, write_json)
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.text import parse_seconds, show
 
@@ -31,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what a plan costs: 12ms or 12ms,p99=20ms,encode=3ms; measured; or a '
                              'bag or trace.jsonl with a recorded ~/timing (default 0)')
     parser.add_argument('--map', action='append', default=[], metavar='NAME=TOPIC',
-                        help='camera.NAME, state, action, reset or timing; state=const:1,2 for a '
-                             'state that never changes')
+                        help='camera.NAME, state, action, gripper_action, reset or timing; '
+                             'state=const:1,2 for a state that never changes')
     parser.add_argument('--fault', action='append', default=[], metavar='KIND=VALUE[@STREAM]',
                         help='drop=0.1, delay=30ms, freeze=2s+1s, reorder=0.1, noise=5, skew=20ms;'
                              ' on all streams, or on a camera or `state`')
@@ -46,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'action_timeout=1 or cache.blocks=true')
     parser.add_argument('--action-type', default='joint_trajectory', metavar='T',
                         help='type of the actions in the output bag (default joint_trajectory)')
+    parser.add_argument('--gripper', type=names, default=[], metavar='NAME,...',
+                        help='actions that the bag has on a topic of their own (gripper_action), '
+                             'in its order (default: what the other actions\' messages do not '
+                             'name)')
     parser.add_argument('--no-bag', action='store_true', help='write no output bag')
     parser.add_argument('--out', metavar='DIR', help='output folder (default runs/replay-TIME)')
 
@@ -77,7 +82,7 @@ def make_wish(args: argparse.Namespace) -> Wish:
         raise DataError(f'{out} is not empty; choose another --out')
     return Wish(Path(args.bag), out, args.latency, args.steps, args.threads, args.seed, args.rate,
                 parse_seconds(args.deadline), args.map, args.fault, dict(map(setting, args.set)),
-                args.action_type, not args.no_bag)
+                args.action_type, not args.no_bag, args.gripper)
 
 
 def setting(text: str) -> tuple[str, float | bool]:

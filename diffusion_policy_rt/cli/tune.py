@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_policy, extra, natural, positive, provenance, table, write_json)
+    add_policy, extra, names, natural, positive, provenance, table, write_json)
 from diffusion_policy_rt.cli.distill import NAMES
 from diffusion_policy_rt.cli.tune_make import Makers
 from diffusion_policy_rt.errors import DprtError
@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--bag', metavar='BAG',
                         help='measure quality as the error to the actions of a bag, not on Push-T')
     parser.add_argument('--map', action='append', default=[], metavar='NAME=TOPIC',
+                        help='as of dprt replay')
+    parser.add_argument('--gripper', type=names, default=[], metavar='NAME,...',
                         help='as of dprt replay')
     parser.add_argument('--episodes', type=positive, default=20, metavar='N',
                         help='Push-T episodes per stage (default 20)')
@@ -121,7 +123,7 @@ def _error(args: argparse.Namespace) -> Callable[[Stage], float]:
     def error(stage: Stage) -> float:
         with tempfile.TemporaryDirectory() as folder:
             wish = Wish(Path(args.bag), Path(folder), steps=stage.steps, threads=args.threads,
-                        maps=args.map, write_bag=False)
+                        maps=args.map, write_bag=False, gripper=args.gripper)
             found: Any = replay_one(stage.policy, args.engine, '', wish).result['action_rmse']
         if found is None:
             raise DprtError(f'{args.bag} has no actions to compare with; name their topic by '

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ class Attention(nn.Module):
 
     Four linear layers and two products, written out: a layer of its own is what the exporter
     rewrites and the quantizer chooses by, and MeanFlow's loss differentiates forward, which the
-    fused kernels cannot. Weights of `torch.nn.MultiheadAttention` are taken as they are.
+    fused kernels cannot. `separated` brings weights of torch's own into this form.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -38,13 +38,15 @@ class Attention(nn.Module):
             scores = scores + mask
         return self.out_proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
 
-    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
-        for kind in ('weight', 'bias'):
-            joined = state.pop(f'{prefix}in_proj_{kind}', None)
-            if joined is not None:
-                for name, part in zip(('query', 'key', 'value'), joined.chunk(3)):
-                    state[f'{prefix}{name}.{kind}'] = part
-        super()._load_from_state_dict(state, prefix, *args)
+
+def separated(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in which joined projections of `torch.nn.MultiheadAttention` are three."""
+    made: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        head, joined, kind = name.partition('in_proj_')
+        parts = zip(('query', 'key', 'value'), tensor.chunk(3)) if joined else ()
+        made |= {f'{head}{part}.{kind}': of for part, of in parts} or {name: tensor}
+    return made
 
 
 def causal_mask(positions: int, memory: int, lead: int = 0) -> Tensor:

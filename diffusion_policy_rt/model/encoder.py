@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class SpatialSoftmax(nn.Module):
 
 
 class Resample(nn.Module):
-    """Resize bilinearly with antialiasing and cut the middle: [B, 3, H, W] -> [B, 3, h, w].
+    """Resize bilinearly and cut the middle: [B, 3, H, W] -> [B, 3, h, w].
 
     Each axis is a product with a constant matrix, which every engine has.
     """
@@ -40,33 +41,36 @@ class Resample(nn.Module):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, image: Sequence[int], size: Sequence[int], crop: Sequence[int]) -> None:
+    def __init__(self, image: Sequence[int], size: Sequence[int], crop: Sequence[int],
+                 antialias: bool = True) -> None:
         super().__init__()
         for name, have, want, cut in zip(('rows', 'columns'), image, size, crop):
             first = round((want - cut) / 2)
-            matrix = _resizing(have, want)[first:first + cut]
+            matrix = _resizing(have, want, antialias)[first:first + cut]
             self.register_buffer(name, matrix, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.rows @ images @ self.columns.T
 
 
-def _resizing(have: int, want: int) -> Tensor:
+def _resizing(have: int, want: int, antialias: bool) -> Tensor:
     """Return the matrix [want, have] that resizes one axis."""
     impulses = torch.eye(have)[None, None]
-    return functional.interpolate(impulses, (want, have), mode='bilinear', antialias=True)[0, 0]
+    return functional.interpolate(impulses, (want, have), mode='bilinear',
+                                  antialias=antialias)[0, 0]
 
 
 class ResNetEncoder(nn.Module):
     """The published encoder: ResNet-18 with GroupNorm, spatial softmax, a linear layer, ReLU.
 
     `relu` False leaves out the last one, `folded` the norms. `resample` is {'image', 'size',
-    'crop'}, each [rows, columns]: images are resized, and the middle is cut out, by the network.
+    'crop'}, each [rows, columns]: images are resized, and the middle is cut out, by the network;
+    with 'antialias' False where it says so.
     """
 
     def __init__(self, keypoints: int = 32, latent_dim: int = 64, width: int = 64,
                  blocks: Sequence[int] = (2, 2, 2, 2), folded: bool = False, relu: bool = True,
-                 resample: Mapping[str, Sequence[int]] | None = None) -> None:
+                 resample: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.resample = Resample(**resample) if resample else nn.Identity()
         self.backbone = ResNet(width, blocks, folded)
@@ -77,6 +81,23 @@ class ResNetEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         latent = self.out(self.pool(self.backbone(self.resample(images))).flatten(1))
         return latent.relu() if self.relu else latent
+
+
+class MeanResNetEncoder(nn.Module):
+    """ResNet as torchvision has it, without its classifier: the latent is the maps' mean.
+
+    `folded` and `resample` are those of `ResNetEncoder`.
+    """
+
+    def __init__(self, width: int = 64, blocks: Sequence[int] = (2, 2, 2, 2),
+                 folded: bool = False, resample: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.resample = Resample(**resample) if resample else nn.Identity()
+        self.backbone = ResNet(width, blocks, folded)
+        self.latent_dim = self.backbone.channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(self.resample(images)).mean((-2, -1))
 
 
 class KeypointEncoder(nn.Module):

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.model.dit import DiTDenoiser
-from diffusion_policy_rt.model.encoder import KeypointEncoder, ResNetEncoder
+from diffusion_policy_rt.model.encoder import (
+    KeypointEncoder, MeanResNetEncoder, ResNetEncoder)
 from diffusion_policy_rt.model.mlp import MLPDenoiser
 from diffusion_policy_rt.model.transformer import TransformerDenoiser
 from diffusion_policy_rt.model.unet import ConditionalUnet1D
 from diffusion_policy_rt.spec import PolicySpec
 
-ENCODERS = {'resnet': ResNetEncoder, 'keypoint': KeypointEncoder}
+ENCODERS = {'resnet': ResNetEncoder, 'resnet_mean': MeanResNetEncoder,
+            'keypoint': KeypointEncoder}
 DENOISERS = {'unet': ConditionalUnet1D, 'mlp': MLPDenoiser, 'transformer': TransformerDenoiser,
              'dit': DiTDenoiser}
 
@@ -33,7 +35,7 @@ def _make(kinds: Mapping[str, type], config: Mapping[str, Any], what: str, **sha
 
 
 def make_encoder(config: Mapping[str, Any]) -> nn.Module:
-    """Build the encoder that `config` ({'kind': 'resnet' | 'keypoint', ...}) describes."""
+    """Build the encoder that `config` ({'kind': one of ENCODERS, ...}) describes."""
     return _make(ENCODERS, config, 'encoder')
 
 

@@ -79,7 +79,8 @@ def _arrivals(bag: Bag, sources: Sources, wanted: Wanted) -> Any:
         for arrival in recording.arrivals(bar.update):
             if arrival.stream == ACTION and wanted.action:
                 reader = READERS[sources.types[sources.action]]
-                if recording.is_hold(arrival.at_ns, reader(wanted.action, arrival.data)):
+                if recording.is_hold(arrival.at_ns, reader(wanted.action, arrival.data),
+                                     range(len(wanted.action))):
                     continue
             yield arrival
 

@@ -5,7 +5,8 @@
     action    the one recorded nearest to that stamp, at most half a period away
 
 Instants lie a quarter of a period after the phase of an episode's first image, so that its jitter
-does not skip images; where no image is new the instant takes the stamp's place. No action stands
+does not skip images; where no image is new the instant takes the stamp's place. Without cameras
+states stand for images. No action stands
 in two rows. A row that lacks something ends its episode, and so do starts, stops and resets of a
 recorded node; what comes then begins another.
 """
@@ -54,7 +55,7 @@ class RowMaker:
         self._streams = {STATE: self._state, **{c.name: s for c, s in self._cameras.items()}}
         if self._action is not None:
             self._streams[ACTION] = self._action
-        self._first = next(iter(readers.images)).name
+        self._first = next((camera.name for camera in readers.images), STATE)
         self._period = round(1e9 / rate)
         self._next: int | None = None
         """Instant of the next row [ns]; None before an episode."""
@@ -122,7 +123,8 @@ class RowMaker:
         for camera, stream in self._cameras.items():
             _need(stream.as_of(instant_ns), f'an image of camera {camera.name}')
             images[camera.name] = fit(stream.value(0), camera)
-        newest = max(stream.stamp(0) for stream in self._cameras.values())
+        newest = max((stream.stamp(0) for stream in self._cameras.values()),
+                     default=instant_ns - self._period // 4)
         # a camera that gives nothing new does not hold the time up
         stamp = newest if newest != self._seen else instant_ns - self._period // 4
         new, self._seen = newest != self._seen, newest

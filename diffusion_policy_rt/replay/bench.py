@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.variants import Variant, with_variant
-from diffusion_policy_rt.spec import PolicySpec
+from diffusion_policy_rt.spec import CameraSpec, PolicySpec
 
 PICTURES = 8
 """Images that plans see in turn, so that nothing of the last plan serves the next."""
@@ -100,32 +101,32 @@ def dtype(bundle: Bundle, part: str, engine: str) -> str:
 def _cases(bundle: Bundle, name: str, parts: tuple[str, ...], steps: list[int],
            threads: int) -> list[Case]:
     spec, rng, engine = bundle.spec, np.random.default_rng(0), open_engine(bundle, name, threads)
-    camera, peak = spec.cameras[0], resident(str(bundle.folder), name, threads)
+    peak = resident(str(bundle.folder), name, threads)
+    camera = spec.cameras[0] if spec.cameras else None
     stored = read_header(bundle.path(WEIGHTS))[0]
 
     def facts(what: str, count: int | None) -> dict[str, Any]:
-        part = f'encoder_{camera.name}' if what == 'encoder' else 'denoiser'
+        part = f'encoder_{camera.name}' if camera and what == 'encoder' else 'denoiser'
         read = stored if what == 'plan' else part_of(part, stored)
         return {'what': what, 'policy': spec.name, 'engine': name,
                 'dtype': dtype(bundle, part, name),
                 'steps': count, 'threads': threads, 'cameras': len(spec.cameras),
-                'image': camera.height, 'horizon': spec.horizon,
+                'image': camera.height if camera else None, 'horizon': spec.horizon,
                 'bytes': sum(t.length for t in read.values()),
                 'peak_rss_bytes': peak}
 
     cases = []
     if 'denoiser' in parts:
         cases.append(Case(facts('denoiser', 1), lambda: denoise_anew(engine, spec)))
-    if 'encoder' in parts:
-        image = to_input(_picture(spec, rng), camera)
-        cases.append(Case(facts('encoder', None), lambda: engine.encode(camera.name, image)))
+    if 'encoder' in parts and camera:
+        image = to_input(_picture(camera, rng), camera)
+        cases.append(Case(facts('encoder', None), partial(engine.encode, camera.name, image)))
     if 'plan' in parts:
         cases += [Case(facts('plan', n), planner(spec, engine, n, rng)) for n in steps]
     return cases
 
 
-def _picture(spec: PolicySpec, rng: np.random.Generator) -> np.ndarray:
-    camera = spec.cameras[0]
+def _picture(camera: CameraSpec, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(0, 256, (camera.height, camera.width, 3), np.uint8)
 
 
@@ -142,13 +143,14 @@ def planner(spec: PolicySpec, engine: Engine, steps: int,
                             max_steps=steps, observation_timeout=1 / spec.rate,
                             action_timeout=2 / spec.rate)
     loop, clock = PolicyLoop(spec, engine, settings, ManualClock()), ManualClock()
-    pictures = itertools.cycle([_picture(spec, rng) for _ in range(PICTURES)])
+    pictures = itertools.cycle([{camera.name: _picture(camera, rng) for camera in spec.cameras}
+                                for _ in range(PICTURES)])
 
     def plan() -> None:
         clock.advance(spec.step_ns)
-        now, picture = clock.now_ns(), next(pictures)
-        for camera in spec.cameras:
-            loop.observe_frame(Frame.of(camera.name, now, picture))
+        now = clock.now_ns()
+        for name, picture in next(pictures).items():
+            loop.observe_frame(Frame.of(name, now, picture))
         loop.observe_state(now, now, spec.state.example())
         loop.plan(now)
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from diffusion_policy_rt.engines.bundle import Bundle, read_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.timing import take_turns
+from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.replay.scenes import SCENES, frames_per_plan, pusht
 from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.clock import SteadyClock
@@ -97,6 +98,9 @@ def _rows(bundle: Bundle, engine: str, scene: str, steps: int, threads: int, rep
 def _planning(bundle: Bundle, engine: str, scene: str, cache: str, steps: int,
               threads: int) -> Planning:
     spec = bundle.spec
+    if not spec.cameras:
+        raise DataError(f'{spec.name} has no cameras, whose scenes the caches are measured on; '
+                        'take a policy that has')
     settings = LoopSettings(control_rate=spec.rate, deadline=0.5 / spec.rate, min_steps=steps,
                             max_steps=steps, observation_timeout=1 / spec.rate,
                             action_timeout=2 / spec.rate)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.replay.action_parts import Part
 from diffusion_policy_rt.replay.charge import Charge
-from diffusion_policy_rt.replay.events import ACTION, EVENT, REARM, begins
+from diffusion_policy_rt.replay.events import ACTION, EVENT, GRIPPER, REARM, begins
 from diffusion_policy_rt.replay.faults import Arrival, Fault, Faults
 from diffusion_policy_rt.replay.mapping import Sources
-from diffusion_policy_rt.replay.recorded import READERS
 from diffusion_policy_rt.replay.recording import Recording
 from diffusion_policy_rt.replay.streams import (
     STATE, StreamWatch, segments, stamped, together)
@@ -58,6 +58,8 @@ class Conditions:
     caches: CacheRules | None = None
     digest: str = ''
     """Of the policy: a recording of its own run is done again plan by plan."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """What the streams of recorded actions tell of them; nothing where there are none."""
 
 
 @dataclass
@@ -169,7 +171,7 @@ class Replay:
 
     def _events(self, first: Arrival, part: Iterator[Arrival], start: int) -> Iterator[Event]:
         for arrival in _and(first, part):
-            aside = arrival.stream in (ACTION, EVENT)
+            aside = arrival.stream in (ACTION, GRIPPER, EVENT)
             if not aside:
                 self._streams.note(arrival)
             if aside or arrival.at_ns >= start:
@@ -177,8 +179,8 @@ class Replay:
 
     def _take(self, arrival: Arrival, now: int) -> None:
         stream, data = arrival.stream, arrival.data
-        if stream == ACTION:
-            self._take_action(data, now)
+        if stream in (ACTION, GRIPPER):
+            self._take_action(stream, data, now)
         elif stream == EVENT:
             self._take_event(data)
         elif stream == STATE:
@@ -204,15 +206,17 @@ class Replay:
             self.loop.observe_state(frame.stamp_ns, now, np.array(self._sources.constant))
         self._watchers.frame(frame)
 
-    def _take_action(self, data: Any, now: int) -> None:
-        reader = READERS[self._sources.types[self._sources.action]]
+    def _take_action(self, stream: str, data: Any, now: int) -> None:
+        part = self._how.parts.get(stream)
+        if part is None:
+            return
         try:
-            action = reader(self._spec.action.names, data)
+            values = part.read(data)
         except DprtError as error:
             self._complaints.bad('recorded actions', str(error))
             return
-        if not self._recording.is_hold(now, action):
-            self._trail.matcher.push(stamped(data) or now, action)
+        if not self._recording.is_hold(now, values, part.columns):
+            self._trail.matcher.push(stamped(data) or now, values, stream == GRIPPER)
 
     # -- the driver's calls --------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,8 +24,9 @@ from diffusion_policy_rt.replay.streams import stamped
 from diffusion_policy_rt.ros.bag import Message
 from diffusion_policy_rt.ros.events import ALIGN, PLAN, RESET, START, STOP, Event, parse_event
 
-ACTION, EVENT, REARM = 'action', 'event', 'rearm'
-"""The streams of actions and of events; the kind of a start while the node runs."""
+ACTION, GRIPPER, EVENT, REARM = 'action', 'gripper_action', 'event', 'rearm'
+"""The streams of actions, of a gripper's own and of events; the kind of a start while the node
+runs."""
 NEAR_NS = 500_000_000
 """How far apart a node and a recorder may take in one message [ns]."""
 BEFORE_NS = 1_000_000
@@ -139,15 +140,16 @@ class Reenactment:
                    and event.at_ns >= last and (end is None or event.at_ns < end)]
         return aligned[0] if aligned else None
 
-    def is_hold(self, at_ns: int, action: np.ndarray) -> bool:
-        """Whether an action [A] recorded at `at_ns` is a hold of a reset or stop, no tick's."""
-        return any(event.held is not None and np.array_equal(action, event.held)
+    def is_hold(self, at_ns: int, action: np.ndarray, columns: Sequence[int]) -> bool:
+        """Whether columns of an action recorded at `at_ns` are a hold of a reset or stop."""
+        return any(event.held is not None
+                   and np.array_equal(action, np.asarray(event.held)[list(columns)])
                    and abs(at_ns - event.asked_ns) < NEAR_NS for event in self._told)
 
 
 def _tells(event: Event, arrival: Arrival) -> bool:
     """Whether the event tells on which side of it the node had a message."""
-    return (arrival.stream not in (EVENT, ACTION) and stamped(arrival.data) > 0
+    return (arrival.stream not in (EVENT, ACTION, GRIPPER) and stamped(arrival.data) > 0
             and abs(arrival.at_ns - event.at_ns) < NEAR_NS
             and (event.kind in (START, PLAN) or arrival.stream in event.newest))
 

@@ -1,8 +1,8 @@
 """Which topic of a bag is which input of a policy: as the node names it, as told, or the only one.
 
 A mapping that was told reads `camera.front=/topic`, `state=/topic`, `action=/topic`,
-`reset=/topic`, `events=/topic`; an empty topic takes none, and `state=const:1,2` stands for a
-state that never changes.
+`gripper_action=/topic`, `reset=/topic`, `events=/topic`; an empty topic takes none, and
+`state=const:1,2` stands for a state that never changes.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Sources:
     constant: tuple[float, ...] = ()
     action: str = ''
     """Topic of the recorded actions; '' where there are none."""
+    gripper: str = ''
+    """Topic of those of a gripper that is apart; '' where there are none."""
     reset: str = ''
     """Topic each message of which makes the policy forget, as `~/reset` does."""
     events: str = ''
@@ -64,7 +66,7 @@ class Sources:
     def topics(self) -> tuple[str, ...]:
         """All topics whose messages are played."""
         named = [*(topic for topic, _ in self.cameras.values()), self.state, self.action,
-                 self.events, self.reset]
+                 self.gripper, self.events, self.reset]
         return tuple(dict.fromkeys(name for name in named if name))
 
 
@@ -82,7 +84,7 @@ def parse(words: Iterable[str]) -> dict[str, str]:
 
 def map_topics(wanted: Inputs, topics: Sequence[Topic], told: Mapping[str, str]) -> Sources:
     """Return the mapping; DataError names an input without a topic, and what there is."""
-    known = {'state', 'action', 'reset', 'events', 'timing',
+    known = {'state', 'action', 'gripper_action', 'reset', 'events', 'timing',
              *(f'camera.{name}' for name in wanted.cameras)}
     unknown = sorted(set(told) - known)
     if unknown:
@@ -95,8 +97,9 @@ def map_topics(wanted: Inputs, topics: Sequence[Topic], told: Mapping[str, str])
     state, constant = _state(wanted, topics, told)
     events = told.get('events', _ending([t for t in topics if t.msgtype == STRING], '/events'))
     over = '' if events else _ending([t for t in topics if t.msgtype == STRING], '/episode')
-    return Sources(cameras, state, constant, _action(topics, told), told.get('reset', over),
-                   events, _ending(topics, '/policy_info'),
+    return Sources(cameras, state, constant, _action('action', topics, told),
+                   _action('gripper_action', topics, told), told.get('reset', over), events,
+                   _ending(topics, '/policy_info'),
                    told.get('timing', _ending(topics, '/timing')), types)
 
 
@@ -158,15 +161,15 @@ def _constant(wanted: Inputs, text: str) -> tuple[float, ...]:
     return values
 
 
-def _action(topics: Sequence[Topic], told: Mapping[str, str]) -> str:
-    if 'action' in told:
-        kind = next((t.msgtype for t in topics if t.name == told['action']), '')
-        if told['action'] and kind not in READERS:
-            raise DataError(f'action: {told["action"]} is of type {kind}; actions are of '
+def _action(name: str, topics: Sequence[Topic], told: Mapping[str, str]) -> str:
+    if name in told:
+        kind = next((t.msgtype for t in topics if t.name == told[name]), '')
+        if told[name] and kind not in READERS:
+            raise DataError(f'{name}: {told[name]} is of type {kind}; actions are of '
                             f'{", ".join(READERS)}')
-        return told['action']
+        return told[name]
     usable = [t for t in topics if t.msgtype in READERS]
-    return _ending(usable, '/action') or _ending(usable, '/shadow_action')
+    return _ending(usable, f'/{name}') or _ending(usable, f'/shadow_{name}')
 
 
 def _ending(topics: Sequence[Topic], end: str) -> str:

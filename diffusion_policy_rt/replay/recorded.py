@@ -55,26 +55,40 @@ READERS: dict[str, Callable[[Sequence[str], Any], np.ndarray]] = {
 
 
 class Matcher:
-    """Finds the recorded action nearest to a due time, among those of the last moments."""
+    """Finds the recorded action nearest to a due time, among those of the last moments.
 
-    def __init__(self, period_ns: int) -> None:
-        self._period_ns = period_ns
+    `parts` are the columns of what is recorded on topics of their own, together all. The first
+    must be near; a command of another, a gripper's, stands until its next.
+    """
+
+    def __init__(self, period_ns: int, parts: Sequence[Sequence[int]]) -> None:
+        self._period_ns, self._parts = period_ns, [list(columns) for columns in parts]
         self.before_ns = self.after_ns = period_ns // 2
         """How far from its due time an action may have been recorded [ns]."""
-        self._recent: deque[tuple[int, np.ndarray]] = deque()
+        self._recent = [deque[tuple[int, np.ndarray]]() for _ in parts]
 
     def follow(self) -> None:
         """Take the actions for those of the very ticks, each recorded before the next tick."""
         self.before_ns, self.after_ns = 0, self._period_ns - 1
 
-    def push(self, at_ns: int, action: np.ndarray) -> None:
-        """Take in an action [A] recorded at `at_ns`."""
-        self._recent.append((at_ns, action))
+    def push(self, at_ns: int, values: np.ndarray, part: int = 0) -> None:
+        """Take in a part of an action, recorded at `at_ns`."""
+        self._recent[part].append((at_ns, values))
 
     def nearest(self, due_ns: int) -> np.ndarray | None:
         """Return the action [A] nearest to `due_ns`, and forget what is older than both."""
-        while self._recent and self._recent[0][0] < due_ns - self.before_ns:
-            self._recent.popleft()
-        near = [(abs(at - due_ns), k) for k, (at, _) in enumerate(self._recent)
+        action = np.empty(sum(map(len, self._parts)))
+        for k, columns in enumerate(self._parts):
+            found = self._near(k, due_ns)
+            if found is None:
+                return None
+            action[columns] = found
+        return action if self._parts else None
+
+    def _near(self, part: int, due_ns: int) -> np.ndarray | None:
+        recent, first, older = self._recent[part], due_ns - self.before_ns, min(part, 1)
+        while len(recent) > older and recent[older][0] < first:
+            recent.popleft()
+        near = [(at < first, abs(at - due_ns), k) for k, (at, _) in enumerate(recent)
                 if at <= due_ns + self.after_ns]
-        return self._recent[min(near)[1]][1] if near else None
+        return recent[min(near)[2]][1] if near else None

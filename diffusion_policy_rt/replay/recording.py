@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from diffusion_policy_rt.replay.events import (
-    ACTION, EVENT, RUNS, Reenactment, read_event, while_running)
+    ACTION, EVENT, GRIPPER, RUNS, Reenactment, read_event, while_running)
 from diffusion_policy_rt.replay.faults import Arrival
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.streams import STATE
@@ -55,8 +55,8 @@ class Recording:
         sources = self._sources
         names = {topic: name for name, (topic, _) in sources.cameras.items()}
         names |= {topic: name for name, topic in (
-            (STATE, sources.state), (ACTION, sources.action), (EVENT, sources.events),
-            (EVENT, sources.reset)) if topic}
+            (STATE, sources.state), (ACTION, sources.action), (GRIPPER, sources.gripper),
+            (EVENT, sources.events), (EVENT, sources.reset)) if topic}
         for message in self._bag.messages(*sources.topics):
             read()
             stream = names[message.topic]
@@ -85,6 +85,6 @@ class Recording:
         """Return the first tick of this run that was aligned to a frame [ns]; None if not told."""
         return self._order.aligned(now_ns) if self._order else None
 
-    def is_hold(self, at_ns: int, action: np.ndarray) -> bool:
-        """Whether an action [A] recorded at `at_ns` is a hold of a reset or stop, no tick's."""
-        return self._order is not None and self._order.is_hold(at_ns, action)
+    def is_hold(self, at_ns: int, action: np.ndarray, columns: Sequence[int]) -> bool:
+        """Whether columns of an action recorded at `at_ns` are a hold of a reset or stop."""
+        return self._order is not None and self._order.is_hold(at_ns, action, columns)

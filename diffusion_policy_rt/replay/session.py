@@ -18,6 +18,7 @@ from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.files import whole_file
+from diffusion_policy_rt.replay.action_parts import split
 from diffusion_policy_rt.replay.charge import Charge, measured, modelled, recorded
 from diffusion_policy_rt.replay.drive import Conditions, Outcome, Replay, Watchers
 from diffusion_policy_rt.replay.faults import Fault
@@ -58,6 +59,8 @@ class Wish:
     """Other parameters of the node by name, of those that are numbers or switches."""
     action_type: str = 'joint_trajectory'
     write_bag: bool = True
+    gripper: Sequence[str] = ()
+    """Actions on the gripper's own topic, where the messages do not name them."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replaye
                          tuple(Fault.parse(text, streams) for text in wish.faults),
                          wish.action_type == 'twist_stamped',
                          action_limits(values, spec.action.names), stream_rules(values, spec),
-                         caches_of(values, spec), bundle.digest)
+                         caches_of(values, spec), bundle.digest,
+                         split(bag, sources, spec.action.names, wish.gripper))
         return _write(bundle, bag, sources, engine, how, label, wish)
 
 
@@ -132,7 +136,8 @@ def _write(bundle: Bundle, bag: Bag, sources: Sources, engine: Engine, how: Cond
     wish.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         file = stack.enter_context(stack.enter_context(whole_file(trace)).open('w'))
-        trail = Trail(file, Matcher(how.settings.period_ns))
+        trail = Trail(file, Matcher(how.settings.period_ns,
+                                    [part.columns for part in how.parts.values()]))
         tick = stack.enter_context(_output(wish, bundle, folder)) if wish.write_bag else None
         watchers = Watchers(_progress(stack, bag, sources), thumbs.note)
         if tick is not None:
@@ -187,7 +192,8 @@ def conditions(wish: Wish, sources: Sources, how: Conditions) -> dict[str, Any]:
     """Return what was asked for, so that the result can be had again."""
     topics = {**{f'camera.{name}': topic for name, (topic, _) in sources.cameras.items()},
               'state': sources.state or f'const:{",".join(map(str, sources.constant))}',
-              'action': sources.action, 'reset': sources.reset, 'events': sources.events}
+              'action': sources.action, 'gripper_action': sources.gripper,
+              'reset': sources.reset, 'events': sources.events}
     return {'input': str(wish.bag), 'topics': topics, 'latency': how.charge.text,
             'seed': how.seed, 'faults': list(wish.faults), 'rate_hz': how.settings.control_rate,
             'deadline_s': how.settings.deadline, 'settings': dataclasses.asdict(how.settings)}

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 
 from diffusion_policy_rt.runtime.clock import Deadline
-from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.loop import Action, Plan, PolicyLoop
 from diffusion_policy_rt.runtime.observation import NotReady
 from diffusion_policy_rt.runtime.planner import Planner, Result
@@ -125,7 +124,7 @@ class Driver:
         return scheduled if abs(now - scheduled) <= period else now + period
 
     def _next(self, scheduled: int) -> int:
-        """Return the next tick's instant: whole periods on; aligned once to the newest frame.
+        """Return the next tick's instant: whole periods on; aligned once to the newest sample.
 
         A tick just when a frame arrives plans from the newest possible image. Cameras and ticks of
         equal rate then stay in step, and the tick waits out the frame's jitter.
@@ -134,17 +133,17 @@ class Driver:
         skipped = max(0, (now - scheduled) // period) if not self._reset.is_set() else 0
         for k in range(1, 1 + min(skipped, MAX_SKIPPED)):
             self._skip(scheduled + k * period, now)
-        frame = self.loop.newest_frame
-        if self._aligned or frame is None:
+        newest = self.loop.newest
+        if self._aligned or newest is None:
             return scheduled + period * max(1, (now - scheduled) // period + 1)
         self._aligned = True
-        upcoming = frame.arrival_ns + period * max(1, (now - frame.arrival_ns) // period + 1)
+        upcoming = newest.arrival_ns + period * max(1, (now - newest.arrival_ns) // period + 1)
         self._on_event(ALIGN, upcoming)
         return upcoming
 
     def _tick(self, scheduled: int) -> None:
         loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
-        frame, deadline = loop.newest_frame, Deadline(scheduled, loop.settings.deadline_ns)
+        newest, deadline = loop.newest, Deadline(scheduled, loop.settings.deadline_ns)
         late = self._account(self._take())
         result = self._account(self._plan(planner, scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
@@ -153,7 +152,7 @@ class Driver:
         rung = self._send(loop.act(scheduled, plan))
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
-        age = (began - frame.stamp_ns) / 1e9 if isinstance(frame, Frame) else NAN
+        age = (began - newest.stamp_ns) / 1e9 if newest is not None else NAN
         self._record(rung, deadline, left, age, plan, plan or late)
 
     def _plan(self, planner: Planner, scheduled: int, deadline: Deadline) -> Result | None:

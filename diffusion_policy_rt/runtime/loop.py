@@ -52,7 +52,7 @@ class PolicyLoop:
         self.latencies = LatencyModel()
         self.arrivals = Arrivals()
         self.guard = Guard((camera.name for camera in spec.cameras), rules)
-        self.rules = CacheRules(4 * spec.n_obs * len(spec.cameras),
+        self.rules = CacheRules(max(1, 4 * spec.n_obs * len(spec.cameras)),
                                 tiles={camera.name: TileRule() for camera in spec.cameras})
         self.cache = LatentCache(self.rules.capacity)
         self.tiling = Tiling(spec, engine)
@@ -101,6 +101,11 @@ class PolicyLoop:
         self._state = State(stamp_ns, arrival_ns, values)
         self._arrived.append(self._state)
         self.guard.note(ROBOT, stamp_ns, arrival_ns)
+
+    @property
+    def newest(self) -> Frame | State | None:
+        """The sample whose stamp is an observation's instant: a frame, without cameras a state."""
+        return self.newest_frame if self.spec.cameras else self._state
 
     # -- plan ----------------------------------------------------------------------------------
 
@@ -178,7 +183,8 @@ class PolicyLoop:
                                 kind='not_finite')
             chunk = join(before, chunk, now_ns, joint)
             done = self._clock.now_ns()
-            plan = Plan(chunk, rung_of(chunk.steps, max(allowed), self.cache.misses - misses),
+            anew = self.cache.misses > misses or not self.spec.cameras
+            plan = Plan(chunk, rung_of(chunk.steps, max(allowed), anew),
                         self.cache.hits - hits, observation.skew_ns, encoded - began,
                         done - encoded, done - began)
             if offer is not None and chunk.steps < steps:

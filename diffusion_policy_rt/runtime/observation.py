@@ -1,6 +1,7 @@
 """Streams of stamped samples, and the observation they make at one instant.
 
-The instant of an observation is the stamp of its newest frame. A policy trained at `rate` with
+The instant of an observation is the stamp of its newest frame, or without cameras that of its
+newest state. A policy trained at `rate` with
 `n_obs` 2 looks at each stream at two instants, one period apart:
 
     frames (30 Hz)   .  .  .  A  .  .  B        A, B: nearest to instant - period, instant
@@ -92,7 +93,7 @@ class Observation:
     """What one plan looks at."""
 
     stamp_ns: int
-    """Stamp of the newest frame: the instant [ns]."""
+    """Stamp of the newest frame, or without cameras of the newest state: the instant [ns]."""
     frames: Mapping[str, tuple[Frame, ...]]
     """Per camera `n_obs` frames, oldest first."""
     states: np.ndarray
@@ -180,7 +181,8 @@ class ObservationBuffer:
             return NotReady('no robot state yet', ROBOT, 'missing')
         if now_ns - min(state.stamp_ns, state.arrival_ns) > timeout_ns:
             return _too_old('robot state', ROBOT, state, timeout_ns)
-        stamps = {name: frames.newest_ns for name, frames in self._frames.items()}
+        stamps = {name: frames.newest_ns for name, frames in self._frames.items()} or {
+            ROBOT: state.stamp_ns}
         oldest, newest_ns = min(stamps, key=lambda name: stamps[name]), max(stamps.values())
         skew = newest_ns - stamps[oldest]
         if skew > max_skew_ns:

@@ -34,9 +34,9 @@ class Plan:
     plan_ns: int
 
 
-def rung_of(steps: int, most: int, encoded: int) -> Rung:
-    """Return the rung of a plan of so many steps, of at most `most`, and frames encoded."""
-    if not encoded:
+def rung_of(steps: int, most: int, anew: bool) -> Rung:
+    """Return the rung of a plan of so many steps, of at most `most`; `anew` if images are new."""
+    if not anew:
         return Rung.CACHED
     return Rung.FRESH if steps == most else Rung.FEWER
 

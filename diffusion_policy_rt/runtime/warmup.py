@@ -63,8 +63,8 @@ def _plans(loop: PolicyLoop, steps: int, count: int) -> list[float]:
 
 
 def _plan(loop: PolicyLoop) -> float:
-    spec, stamp = loop.spec, (loop.newest_frame.stamp_ns if loop.newest_frame else 0)
-    stamp += spec.step_ns
+    spec = loop.spec
+    stamp = (0 if loop.newest is None else loop.newest.stamp_ns) + spec.step_ns
     for camera in spec.cameras:
         # one image is not the next: the rules of the streams would call it frozen
         shade = 120 + stamp // spec.step_ns % 16

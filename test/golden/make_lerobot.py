@@ -32,6 +32,8 @@ CASES = {
     'separate_ddpm': (TWO, {'use_separate_rgb_encoder_per_camera': True}, {}),
     'no_scale': (ONE, {**DDIM, 'use_film_scale_modulation': False}, {}),
     'environment': ({**ONE, 'observation.environment_state': (ENV, (5,))}, DDIM, {}),
+    'no_camera': ({'observation.state': (STATE, (2,)),
+                   'observation.environment_state': (ENV, (16,))}, DDIM, {}),
     'batch_norm': (ONE, {**DDIM, 'use_group_norm': False}, {}),
     'resnet34': (ONE, {**DDIM, 'vision_backbone': 'resnet34'}, {}),
     'resized': (ONE, {**DDIM, 'resize_shape': [40, 52], 'crop_ratio': 0.9}, {}),
@@ -50,14 +52,20 @@ CASES = {
 }
 
 
-def prepare_imports():
-    """Let torchvision be imported beside a torch without its operators, and one policy alone."""
+def declare_operators():
+    """Let torchvision be imported beside a torch without its operators."""
     library = torch.library.Library('torchvision', 'DEF')
     try:
         library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
         library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
     except RuntimeError:
         pass  # torchvision's own are there
+    return library
+
+
+def prepare_imports():
+    """Let one policy of LeRobot's be imported alone."""
+    library = declare_operators()
     import lerobot
     package = types.ModuleType('lerobot.policies')
     package.__path__ = [str(Path(lerobot.__file__).parent / 'policies')]

@@ -1,4 +1,4 @@
-"""The checkpoints of the golden file, drawn anew."""
+"""The checkpoints of the golden files, drawn anew."""
 
 import functools
 import json
@@ -10,8 +10,18 @@ from safetensors.numpy import save_file
 
 @functools.cache
 def cases():
-    """Return the cases by name."""
-    return json.loads((Path(__file__).parent / 'lerobot.json').read_text())['cases']
+    """Return LeRobot's cases by name."""
+    return _read('lerobot.json')
+
+
+@functools.cache
+def originals():
+    """Return the original code's cases by name."""
+    return _read('original.json')
+
+
+def _read(name):
+    return json.loads((Path(__file__).parent / name).read_text())['cases']
 
 
 def features(case):

@@ -46,13 +46,12 @@ class Robot:
 def make_spec(source: Source, robot: Robot, name: str) -> PolicySpec:
     """Make the spec; SpecError or BundleError where names do not fit the source."""
     camera_names = name_cameras(source, robot.cameras)
-    latent = int(source.encoder['latent_dim'])
     state = _joined(source.state.values())
     sampling = source.sampling
     served = [n for n in robot.steps if n <= len(sampling.levels)]
     reach = sampling.clip or REACH
     return PolicySpec(
-        name=name, cameras=tuple(_camera(c, camera_names[c.key], latent, source.crop)
+        name=name, cameras=tuple(_camera(c, camera_names[c.key], source)
                                  for c in source.cameras),
         state=VectorSpec(**_vector(state, robot.state, 'state', robot.unit, REACH, source)),
         action=ActionSpec(**_vector(source.action, robot.action, 'action', robot.unit, reach,
@@ -73,9 +72,8 @@ def name_cameras(source: Source, asked: Mapping[str, str]) -> dict[str, str]:
     return {key: known.get(key) or re.sub(r'\W', '_', key.rpartition('.')[2]) for key in keys}
 
 
-def _camera(camera: Camera, name: str, latent_dim: int,
-            crop: tuple[int, int] | None) -> CameraSpec:
-    return CameraSpec(name, camera.height, camera.width, latent_dim, crop,
+def _camera(camera: Camera, name: str, source: Source) -> CameraSpec:
+    return CameraSpec(name, camera.height, camera.width, source.latent_dim, source.crop,
                       tuple(camera.pixels.offset), tuple(camera.pixels.scale))
 
 
@@ -101,7 +99,8 @@ def make_policy(source: Source, spec: PolicySpec, model: Mapping[str, Any]) -> P
     """Build the networks with the source's weights; BundleError where these do not fit."""
     policy = Policy(spec, model)
     weights = {name: tensor.contiguous() for name, tensor in reorder_condition(
-        _named(source, spec), int(source.denoiser['step_dim']), columns(source)).items()}
+        _named(source, spec), source.denoiser.get('step_dim', 0), source.n_obs,
+        columns(source)).items()}
     wanted = policy.state_dict()
     odd = sorted(wanted.keys() ^ weights.keys()) or [
         name for name in wanted if wanted[name].shape != weights[name].shape]
@@ -129,15 +128,14 @@ def _named(source: Source, spec: PolicySpec) -> dict[str, torch.Tensor]:
 
 
 def columns(source: Source) -> list[int]:
-    """Return, for each value of our condition, its place in the source's."""
-    sizes = {camera.key: int(source.encoder['latent_dim']) for camera in source.cameras}
+    """Return, for each value of our condition at one instant, its place in the source's."""
+    sizes = {camera.key: source.latent_dim for camera in source.cameras}
     sizes |= {key: len(values.offset) for key, values in source.state.items()}
     starts, width = {}, 0
     for key in source.order:
         starts[key], width = width, width + sizes[key]
-    one = list(chain.from_iterable(range(starts[key], starts[key] + sizes[key])
-                                   for key in sizes))
-    return [instant * width + place for instant in range(source.n_obs) for place in one]
+    return list(chain.from_iterable(range(starts[key], starts[key] + sizes[key])
+                                    for key in sizes))
 
 
 def write(source: Source, robot: Robot, folder: Path, provenance: Mapping[str, Any]) -> Bundle:

@@ -45,7 +45,8 @@ def read_lerobot(folder: Path, measured: Statistics | None = None) -> Source:
         state={key: maps[key] for key in vectors}, action=maps[ACTION],
         n_obs=config['n_obs_steps'], horizon=config['horizon'],
         n_action_steps=config['n_action_steps'], sampling=sampling(config, path),
-        encoder=_encoder(config, next(iter(sizes.values()))), crop=_crop(config),
+        encoder=_encoder(config, next(iter(sizes.values()))) if sizes else {},
+        latent_dim=2 * config['spatial_softmax_num_keypoints'], crop=_crop(config),
         denoiser=_denoiser(config), weights=_weights(config, tensors, list(sizes), folder),
         order=(STATE, *sizes, *vectors[1:]),
         statistics='data' if measured is not None and lacking else 'source')

@@ -70,9 +70,6 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
     if odd:
         raise BundleError(f'{path}: input {odd[0]!r} of type {inputs[odd[0]]["type"]!r} is not '
                           'supported; images, state and environment state are')
-    if not images(config):
-        raise BundleError(f'{path}: a policy without cameras is not supported: the node plans '
-                          'from their frames')
     if config['vision_backbone'] not in BACKBONES:
         raise BundleError(f'{path}: the encoder {config["vision_backbone"]!r} is not supported; '
                           f'supported: {", ".join(BACKBONES)}')

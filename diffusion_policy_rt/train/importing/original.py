@@ -1,4 +1,4 @@
-"""Checkpoints of the original Diffusion Policy code: its hybrid image U-Net workspace."""
+"""Checkpoints of the original Diffusion Policy code: its U-Nets and transformers."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 from torch import Tensor
 
 from diffusion_policy_rt.errors import BundleError
-from diffusion_policy_rt.train.importing.sampling import noise_levels
-from diffusion_policy_rt.train.importing.source import Camera, Sampling, Source
+from diffusion_policy_rt.model.attention import separated
+from diffusion_policy_rt.train.importing.original_config import kind_of, resolved, sampling
+from diffusion_policy_rt.train.importing.original_encoders import SAME, Vision, hybrid, image
+from diffusion_policy_rt.train.importing.source import Camera, Source
 from diffusion_policy_rt.train.importing.statistics import Affine
 from diffusion_policy_rt.train.importing.unpickle import plain, read_pickle
-from diffusion_policy_rt.train.importing.weights import fold_norms, renamed
+from diffusion_policy_rt.train.importing.weights import renamed
 
-SUPPORTED = 'DiffusionUnetHybridImagePolicy'
-PARTS = {'nets.0.nets.': 'backbone.', 'nets.1.nets.': 'pool.nets.', 'nets.3.': 'out.'}
-"""robomimic's names of an encoder's parts, and ours."""
+OBSERVED = 'obs'
+"""What the code calls the one vector of a policy without images."""
 
 
 def read_original(path: Path) -> Source:
@@ -34,66 +35,36 @@ def read_original(path: Path) -> Source:
                           f'an unknown form ({type(error).__name__}: {error})') from error
 
 
-def resolved(config: Any) -> Any:
-    """Replace values like `${horizon}` by what they refer to."""
-    def look(value: Any, depth: int = 0) -> Any:
-        if isinstance(value, dict):
-            return {key: look(item, depth) for key, item in value.items()}
-        if isinstance(value, list):
-            return [look(item, depth) for item in value]
-        path = re.fullmatch(r'\$\{([\w.]+)\}', value) if isinstance(value, str) else None
-        if path is None or depth > 8:
-            return value
-        found = config
-        for name in path[1].split('.'):
-            found = found[name]
-        return look(found, depth + 1)
-
-    return look(config)
-
-
 def _source(path: Path, policy: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Source:
-    kind = str(policy['_target_']).rpartition('.')[2]
-    if kind != SUPPORTED or not policy.get('obs_as_global_cond', True):
-        raise BundleError(f'{path}: a policy of type {kind} cannot be imported; of the original '
-                          f'code {SUPPORTED} with obs_as_global_cond can')
-    features = policy['shape_meta']['obs']
-    cameras = {key: f['shape'] for key, f in features.items() if f.get('type') == 'rgb'}
-    vectors = {key: f['shape'][0] for key, f in features.items() if key not in cameras}
-    dim = int(policy['shape_meta']['action']['shape'][0])
-    crop = policy.get('crop_shape', [76, 76])
-    encoders = {key: _encoder(tensors, key) for key in cameras}
-    first = next(iter(encoders.values()))
+    kind = kind_of(policy, path)
+    seen = {'hybrid': hybrid, 'image': image, 'vector': _vector}[kind.sees](policy, tensors, path)
+    shapes, dim = _shapes(policy)
+    denoiser = {'unet': _unet, 'transformer': _transformer}[kind.denoiser](policy)
     return Source(
         title=f'Diffusion Policy checkpoint {path}',
-        cameras=tuple(Camera(key, shape[1], shape[2], _map(tensors, key, 3, path))
-                      for key, shape in cameras.items()),
-        state={key: _map(tensors, key, size, path) for key, size in vectors.items()},
+        cameras=tuple(Camera(key, shape[1], shape[2], _then(_map(tensors, key, 3, path),
+                                                            seen.pixels))
+                      for key, shape in shapes.items() if len(shape) == 3),
+        state={key: _map(tensors, key, shape[0], path) for key, shape in shapes.items()
+               if len(shape) == 1},
         action=_map(tensors, 'action', dim, path), n_obs=policy['n_obs_steps'],
         horizon=policy['horizon'], n_action_steps=policy['n_action_steps'],
-        sampling=_sampling(path, policy),
-        encoder={'kind': 'resnet', 'keypoints': len(first['pool.nets.weight']),
-                 'latent_dim': len(first['out.weight']),
-                 'folded': 'backbone.1.weight' not in first},
-        crop=(crop[0], crop[1]) if crop else None, denoiser=_denoiser(policy),
-        weights=_unet(tensors) | {f'encoders.{key}.{name}': tensor
-                                  for key, of in encoders.items() for name, tensor in of.items()},
-        order=tuple(features))
+        sampling=sampling(policy, path), encoder=seen.encoder, latent_dim=seen.latent_dim,
+        crop=seen.crop, denoiser=denoiser, weights=seen.weights | _denoiser_weights(tensors),
+        order=seen.order)
 
 
-def _encoder(tensors: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
-    made: dict[str, Tensor] = {}
-    for theirs, ours in PARTS.items():
-        made |= renamed(tensors, f'obs_encoder.obs_nets.{key}.{theirs}', ours)
-    return fold_norms(made)
+def _shapes(policy: Mapping[str, Any]) -> tuple[dict[str, list[int]], int]:
+    """Return the shape of each thing observed, and the number of an action's values."""
+    if 'shape_meta' not in policy:
+        return {OBSERVED: [policy['obs_dim']]}, policy['action_dim']
+    meta = policy['shape_meta']
+    return {key: list(f['shape']) for key, f in meta['obs'].items()}, meta['action']['shape'][0]
 
 
-def _unet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    made = {}
-    for name, tensor in renamed(tensors, 'model.', 'denoiser.').items():
-        name = re.sub(r'\.blocks\.([01])\.', lambda m: f'.conv{int(m[1]) + 1}.', name)
-        made[re.sub(r'(_modules\.\d+\.2)\.conv\.', r'\1.', name)] = tensor
-    return made
+def _vector(policy: Mapping[str, Any], tensors: Mapping[str, Tensor], path: Path) -> Vision:
+    """Return what a policy sees that sees no images."""
+    return Vision((OBSERVED,), {}, 0, None, {}, SAME)
 
 
 def _map(tensors: Mapping[str, Tensor], key: str, size: int, path: Path) -> Affine:
@@ -110,21 +81,29 @@ def _map(tensors: Mapping[str, Tensor], key: str, size: int, path: Path) -> Affi
     return Affine(-offset / scale, 1 / scale)
 
 
-def _denoiser(policy: Mapping[str, Any]) -> dict[str, Any]:
+def _then(first: Affine, second: Affine) -> Affine:
+    """Return the map that does one after the other."""
+    return Affine(first.offset + second.offset * first.scale, first.scale * second.scale)
+
+
+def _unet(policy: Mapping[str, Any]) -> dict[str, Any]:
     return {'kind': 'unet', 'down_dims': list(policy.get('down_dims', (256, 512, 1024))),
             'kernel_size': policy.get('kernel_size', 5), 'groups': policy.get('n_groups', 8),
             'final_groups': 8, 'step_dim': policy.get('diffusion_step_embed_dim', 256),
             'film_scale': policy.get('cond_predict_scale', True)}
 
 
-def _sampling(path: Path, policy: Mapping[str, Any]) -> Sampling:
-    how = policy['noise_scheduler']
-    kind, total = str(how['_target_']).rpartition('.')[2], int(how['num_train_timesteps'])
-    predicts = {'epsilon': 'noise', 'sample': 'sample'}.get(how.get('prediction_type', 'epsilon'))
-    if kind not in ('DDPMScheduler', 'DDIMScheduler') or predicts is None:
-        raise BundleError(f'{path}: {kind} with prediction_type {how.get("prediction_type")!r} is '
-                          'not supported; DDPM and DDIM with epsilon or sample are')
-    levels = noise_levels(how.get('beta_schedule', 'linear'), total, how.get('beta_start', 1e-4),
-                          how.get('beta_end', 0.02), str(path))
-    return Sampling(levels, predicts, policy.get('num_inference_steps') or total,
-                    kind == 'DDPMScheduler', 1.0 if how.get('clip_sample', True) else None)
+def _transformer(policy: Mapping[str, Any]) -> dict[str, Any]:
+    alone = {'n_emb': 768, 'n_layer': 12, 'n_head': 12, 'causal_attn': False}
+    mixed = {'n_emb': 256, 'n_layer': 8, 'n_head': 4, 'causal_attn': True}
+    net = {**alone, **policy['model']} if 'model' in policy else {**mixed, **policy}
+    return {'kind': 'transformer', 'width': net['n_emb'], 'layers': net['n_layer'],
+            'heads': net['n_head'], 'causal': net['causal_attn']}
+
+
+def _denoiser_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    made = {}
+    for name, tensor in renamed(tensors, 'model.', 'denoiser.').items():
+        name = re.sub(r'\.blocks\.([01])\.', lambda m: f'.conv{int(m[1]) + 1}.', name)
+        made[re.sub(r'(_modules\.\d+\.2)\.conv\.', r'\1.', name)] = tensor
+    return separated(made)

@@ -55,6 +55,8 @@ class Source:
     sampling: Sampling
     encoder: Mapping[str, Any]
     """Our configuration of the encoder."""
+    latent_dim: int
+    """Length of what it makes of one frame."""
     crop: tuple[int, int] | None
     denoiser: Mapping[str, Any]
     """Our configuration of the denoiser."""

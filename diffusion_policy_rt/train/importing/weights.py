@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-LEFT = ('pos_grid', 'pos_x', 'pos_y', 'num_batches_tracked', '_dummy_variable')
+LEFT = ('pos_grid', 'pos_x', 'pos_y', 'num_batches_tracked', '_dummy_variable', 'mask')
 """Ends of the names of what we compute ourselves or do not need."""
 CONVOLUTIONS = {'1': '0', 'bn1': 'conv1', 'bn2': 'conv2'}
 """Norms of a ResNet (the second of a shortcut is a '1' too), and what they follow."""
@@ -36,12 +36,19 @@ def fold_norms(tensors: Mapping[str, Tensor], eps: float = 1e-5) -> dict[str, Te
     return made
 
 
-def reorder_condition(tensors: Mapping[str, Tensor], step_dim: int,
+def reorder_condition(tensors: Mapping[str, Tensor], step_dim: int, instants: int,
                       columns: Sequence[int]) -> dict[str, Tensor]:
-    """Make every FiLM layer of the U-Net read the condition in another order.
+    """Make the layers that read the condition read it in another order.
 
-    Our value i is the source's value `columns[i]`; the level's embedding stays before them.
+    At each instant our value i is the source's value `columns[i]`. A FiLM layer of the U-Net reads
+    all instants behind the level's embedding, a transformer's tokens are one each.
     """
-    index = torch.tensor([*range(step_dim), *(step_dim + c for c in columns)])
-    return {name: tensor.index_select(1, index) if name.endswith('cond_encoder.1.weight')
-            else tensor for name, tensor in tensors.items()}
+    every = [instant * len(columns) + column for instant in range(instants) for column in columns]
+    orders = {'cond_encoder.1.weight': [*range(step_dim), *(step_dim + c for c in every)],
+              'cond_obs_emb.weight': [*columns]}
+    made = dict(tensors)
+    for name, tensor in tensors.items():
+        for end, order in orders.items():
+            if name.endswith(end):
+                made[name] = tensor.index_select(1, torch.tensor(order))
+    return made
