@@ -94,6 +94,7 @@ def test_compressed_images_are_beside_the_raw_ones():
     ({'deadline': 0.2}, 'longer than the control period 0.1 s'),
     ({'min_steps': 3, 'max_steps': 3}, r'this policy serves \[1, 2, 4\]'),
     ({'limits.x.max_velocity': 0.0}, 'limits.x.max_velocity must be above zero; .inf sets no'),
+    ({'limits.x.max_acceleration': 0.0}, 'limits.x.max_acceleration must be above zero'),
     ({'limits.y.min_position': 9.0}, 'limits.y.min_position must lie below limits.y.max_position'),
 ])
 def test_what_contradicts_itself_or_the_policy_does_not_freeze(changes, told):
