@@ -8,9 +8,10 @@ import threading
 
 import numpy as np
 import pytest
-from builtin_interfaces.msg import Time
 from ros_rig import FRESH, drive, is_hold
 
+from diffusion_policy_rt.replay.live_faults import (
+    an_hour_ago, black, frozen, in_an_hour, larger, without_a_joint)
 from diffusion_policy_rt.runtime.trace import Rung
 
 HALT = {'state.on_stale': 'halt', 'cameras.front.on_stale': 'halt',
@@ -21,31 +22,6 @@ def of_front(fault):
     """Return a fault of the front camera's images alone; the robot publishes that one first."""
     front = itertools.cycle((True, False))
     return lambda msg: fault(msg) if next(front) else None
-
-
-def black(msg):
-    msg.data = type(msg.data)('B', bytes(len(msg.data)))
-
-
-def frozen(msg):
-    msg.data = type(msg.data)('B', bytes([90]) * len(msg.data))
-
-
-def larger(msg):
-    msg.height, msg.width, msg.step = 90, 114, 342
-    msg.data = type(msg.data)('B', bytes([90]) * 90 * 342)
-
-
-def an_hour_ago(msg):
-    msg.header.stamp = Time(sec=msg.header.stamp.sec - 3600)
-
-
-def in_an_hour(msg):
-    msg.header.stamp = Time(sec=msg.header.stamp.sec + 3600)
-
-
-def without_a_joint(msg):
-    msg.name[2] = 'elbow'
 
 
 def driving(robot, make_node, **values):

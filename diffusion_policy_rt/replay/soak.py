@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Soak:
     seed: int
     priority: int
     engine_process: bool = False
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of the node, beside those above."""
 
     def run(self) -> dict[str, Any]:
         """Return the figures; DprtError when the node does not start."""
@@ -77,7 +79,8 @@ class Soak:
     def _arguments(self, policy: str) -> list[str]:
         values = {'policy': policy, 'engine': self.engine, 'enable_output': True,
                   'control_rate': self.rate, 'deadline': self.deadline,
-                  'engine_process': self.engine_process, 'realtime.priority': self.priority}
+                  'engine_process': self.engine_process, 'realtime.priority': self.priority,
+                  **self.parameters}
         return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
 
     def _measure(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:
@@ -101,7 +104,7 @@ class Soak:
 
     def _recover(self, robot: SoakRobot, process: NodeProcess) -> bool:
         """Whether a sound robot, asked to start, is planned for again."""
-        robot.set({**dataclasses.asdict(LoopSettings()), 'n_action_steps': 1,
+        robot.set({**dataclasses.asdict(LoopSettings()), 'replan_ticks': 1,
                    'deadline': self.deadline, 'control_rate': self.rate})
         robot.call('reset')
         robot.call('start')

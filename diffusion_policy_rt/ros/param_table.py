@@ -95,6 +95,10 @@ TABLE = [
     Param('n_action_steps', D.n_action_steps,
           'Actions executed from a chunk before the next plan; 0 takes the bundle\'s.', 0, 1000,
           live=True),
+    Param('replan_ticks', D.replan_ticks,
+          'Ticks from one plan to the next, in the place of n_action_steps; 1 plans in every '
+          'tick, also where control_rate is above the policy\'s rate; 0 goes by n_action_steps.',
+          0, 1000, live=True),
     Param('blend_steps', D.blend_steps,
           'Actions over which a new chunk is mixed with the last one, for policies that are not '
           'told the committed actions.', 0, 1000, live=True),

@@ -28,11 +28,12 @@ REACHED = {Transition.TRANSITION_CONFIGURE: State.PRIMARY_STATE_INACTIVE,
 class NodeProcess:
     """One node in a process of its own; its output goes to a log file."""
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], log: Path,
+                 package: str = __package__) -> None:
         self.log = log
         with log.open('wb') as file:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', f'diffusion_policy_rt.ros.{module}', '--ros-args',
+                [sys.executable, '-m', f'{package}.{module}', '--ros-args',
                  *arguments], stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
     @property
@@ -47,6 +48,11 @@ class NodeProcess:
         except OSError:
             return 0
         return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
+    def children(self) -> list[int]:
+        """Return the process ids of its children."""
+        tasks = Path(f'/proc/{self._process.pid}/task')
+        return [int(pid) for task in tasks.glob('*/children') for pid in task.read_text().split()]
 
     def stop(self, seconds: float = 5.0) -> None:
         """Interrupt the node as Ctrl-C would; kill it when it does not end."""

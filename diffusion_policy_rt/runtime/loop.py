@@ -122,9 +122,10 @@ class PolicyLoop:
         if (chunk is None or planned_ns is None or self._broken_off(chunk)
                 or not len(chunk.rest(now_ns))):
             return True
-        count = self.settings.n_action_steps or self.spec.n_action_steps
-        return 2 * (now_ns - planned_ns) + self.settings.period_ns > (
-            2 * count * self.spec.step_ns)
+        settings = self.settings
+        span = settings.replan_ticks * settings.period_ns or (
+            settings.n_action_steps or self.spec.n_action_steps) * self.spec.step_ns
+        return 2 * (now_ns - planned_ns) + settings.period_ns > 2 * span
 
     def observe(self, now_ns: int) -> Observation | NotReady:
         """Return the newest observation, or why there is none."""

@@ -27,6 +27,8 @@ class LoopSettings:
     """Largest difference between the cameras' newest stamps [s]."""
     n_action_steps: int = 0
     """Actions executed from a chunk before the next plan; 0 takes the bundle's."""
+    replan_ticks: int = 0
+    """Ticks from one plan to the next, in the place of `n_action_steps`; 0 goes by that."""
 
     blend_steps: int = 0
     """Actions over which a new chunk is mixed with the last one, for policies without a prefix."""
@@ -36,7 +38,7 @@ class LoopSettings:
         for name in ('control_rate', 'deadline', 'observation_timeout', 'action_timeout'):
             if not 0 < getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must be above zero and finite')
-        for name in ('max_camera_skew', 'n_action_steps', 'blend_steps'):
+        for name in ('max_camera_skew', 'n_action_steps', 'replan_ticks', 'blend_steps'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must not be negative or infinite')
         period = 1 / self.control_rate
