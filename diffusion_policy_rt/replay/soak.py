@@ -97,10 +97,12 @@ class Soak:
     def _drive(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:
         robot.fuzzing = self.fuzz
         memory: list[int] = []
+        spent, before = process.cpu_s(), len(robot.ticks)
         ended = _spin(robot, process, memory, self.ticks)
+        spent = (process.cpu_s() - spent) / max(1, len(robot.ticks) - before)
         robot.fuzzing = False
         recovered = not ended and self._recover(robot, process)
-        return _row(robot, memory, ended, recovered)
+        return {**_row(robot, memory, ended, recovered), 'cpu_s_per_tick': spent}
 
     def _recover(self, robot: SoakRobot, process: NodeProcess) -> bool:
         """Whether a sound robot, asked to start, is planned for again."""

@@ -49,6 +49,14 @@ class NodeProcess:
             return 0
         return int(pages) * os.sysconf('SC_PAGE_SIZE')
 
+    def cpu_s(self) -> float:
+        """Return the processor time that its threads have had [s]; 0 once it ended."""
+        try:
+            fields = Path(f'/proc/{self._process.pid}/stat').read_text().rpartition(')')[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
     def children(self) -> list[int]:
         """Return the process ids of its children."""
         tasks = Path(f'/proc/{self._process.pid}/task')
