@@ -175,6 +175,17 @@ def test_a_robot_that_does_not_move_along_begins_at_rest():
     np.testing.assert_allclose(rows[0, 0], 0.003)
 
 
+@pytest.mark.parametrize('every', [MS, 7 * MS, 50 * MS, 300 * MS])
+def test_the_measured_velocity_follows_a_stream_of_any_rate_and_a_clock_that_is_set(every):
+    motion = Motion(bounded(), 0.1)
+    for start in (START, START - 3600 * 10 * STEP):
+        for k in range(1 + 1000 * MS // every):
+            motion.measure(start + k * every, np.array([2e-9 * k * every, 0]), STEP)
+            assert len(motion._places) <= 11
+            assert k * every >= STEP or np.isnan(motion._moved).all()
+        np.testing.assert_allclose(motion._moved, [2, 0])
+
+
 def run(loop, seconds):
     """Tick a perfect robot; return the positions of action 0 (`y`) and the rungs."""
     at, way, rungs, now = np.array([0.0, 0.0, 0.5]), [], [], START

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from diffusion_policy_rt.runtime.limits import Limits
 
 MOVES = 0.1
 """Share of the velocity told at which a robot counts as moving at all."""
+PARTS = 8
+"""Positions that are kept of the time over which a velocity is measured."""
 SLACK_NS = 1000
 """By how much a step may be over and still count as under way [ns]."""
 
@@ -30,17 +34,22 @@ class Motion:
     def clear(self) -> None:
         """Begin at rest."""
         self._told: tuple[int, np.ndarray] | None = None
-        self._places: list[tuple[int, np.ndarray]] = []
+        self._places: deque[tuple[int, np.ndarray]] = deque()
         self._moved = np.full(len(self._some), np.nan)
 
     def measure(self, stamp_ns: int, at: np.ndarray, span_ns: int) -> None:
-        """Take in a measured position [A]; velocities are told over `span_ns` or more."""
-        places = [*self._places, (stamp_ns, at)]
+        """Take in a measured position [A]; the velocity is that over `span_ns` or some more."""
+        places = self._places
+        if places and stamp_ns < places[-1][0]:  # another clock
+            self._moved = np.full(len(self._some), np.nan)
+            places.clear()
+        if not places or stamp_ns - places[-1][0] >= span_ns // PARTS:
+            places.append((stamp_ns, at))
         while len(places) > 2 and stamp_ns - places[1][0] >= span_ns:
-            places = places[1:]
-        self._places, since = places, stamp_ns - places[0][0]
+            places.popleft()
+        since, from_ = stamp_ns - places[0][0], places[0][1]
         if since >= span_ns:
-            self._moved = (at - places[0][1]) / since * 1e9
+            self._moved = (at - from_) / since * 1e9
 
     def follow(self, rows: np.ndarray, due: np.ndarray, before: np.ndarray, at: np.ndarray,
                now_ns: int, period_s: float) -> np.ndarray:
