@@ -1,5 +1,7 @@
 """Positions of bounded acceleration: within all limits, braked in time, and never swinging."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes import MS, START, STATES, STEP, make_loop, planned, tiny_spec
@@ -57,11 +59,12 @@ def test_a_robot_that_gets_a_new_chunk_in_every_tick_stays_within_limits_too(
 
 
 @given(chunks, outside, arrays(float, 2, elements=st.floats(-20, 20)), steps)
-def test_whatever_a_robot_did_before_no_position_is_further_out_than_it_stands(
+def test_from_beyond_its_limits_a_robot_comes_back_as_fast_as_it_may_whatever_it_did_before(
         chunk, at, velocity, step):
     rows = np.vstack((at, steering(step).follow(chunk, at, at, velocity, step)))
-    assert (rows[1:] >= np.minimum(LOW, rows[:-1])).all()
-    assert (rows[1:] <= np.maximum(HIGH, rows[:-1])).all()
+    assert (rows[1:] >= np.minimum(LOW, rows[:-1] + RATE * step) - TINY).all()
+    assert (rows[1:] <= np.maximum(HIGH, rows[:-1] - RATE * step) + TINY).all()
+    assert (np.abs(np.diff(rows, axis=0)) <= RATE * step + TINY).all()
 
 
 @given(inside, inside, steps, st.sampled_from([1.0, 0.5, 0.2]))
@@ -229,6 +232,20 @@ def test_the_last_hold_alone_tells_the_whole_way_to_rest():
     assert len(loop.hold(START + 4 * STEP).actions) == 1
 
 
+@pytest.mark.parametrize('acceleration', [None, (0.3, 0.3)])
+@pytest.mark.parametrize('far', [9.5, -1e30])
+def test_a_robot_measured_far_out_of_its_limits_is_sent_nothing_out_of_them(acceleration, far):
+    limits = replace(bounded(), acceleration=acceleration and np.array(acceleration))
+    loop, plan = planned(limits=limits)
+    loop.observe_state(START, START, np.array([0.0, 9.1, 0.5]))
+    assert np.abs(loop.act(START, plan).actions).max() <= 9, 'one step brings it back'
+    loop.observe_state(START + MS, START + MS, np.array([0.0, far, 0.5]))
+    for now in (START, START + 7 * STEP):  # a chunk, a hold
+        assert loop.act(now, plan).rung == Rung.STOP
+    assert loop.clips.figures()['limits.outside'] == 2
+    assert loop.hold(START).rung == Rung.STOP
+
+
 def test_velocities_are_not_bounded_twice():
     with pytest.raises(SpecError, match='limits.*max_acceleration bounds positions'):
         make_loop(tiny_spec(), limits=bounded(), velocity=True)
@@ -236,7 +253,9 @@ def test_velocities_are_not_bounded_twice():
 
 def test_clipped_actions_are_counted_and_told_as_a_share():
     clips = Clips()
-    assert clips.figures() == {'limits.clipped': 0, 'limits.clip_ratio': None}
+    assert clips.figures() == {'limits.clipped': 0, 'limits.outside': 0,
+                               'limits.clip_ratio': None}
     for sent in (1.0, 2.0, 1.0, 1.0):
         clips.note(np.ones(2), np.array([1.0, sent]))
-    assert clips.figures() == {'limits.clipped': 1, 'limits.clip_ratio': 0.25}
+    assert clips.figures() == {'limits.clipped': 1, 'limits.outside': 0,
+                               'limits.clip_ratio': 0.25}

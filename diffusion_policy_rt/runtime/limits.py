@@ -53,6 +53,14 @@ class Limits:
             last, reach = row, self.rate * step_s
         return bounded
 
+    def contain(self, actions: np.ndarray) -> bool:
+        """Whether actions [K, A] lie within the positions, but for rounding.
+
+        Where the measured state is further out than the rate can bring back, they do not.
+        """
+        slack = 1e-9 * np.maximum(1.0, np.abs(actions))
+        return bool(((actions >= self.low - slack) & (actions <= self.high + slack)).all())
+
     def steering(self, step_s: float) -> Steering:
         """Return what moves the actions that are `steered` in steps of `step_s`."""
         some = self.steered
@@ -66,6 +74,8 @@ class Clips:
 
     def __init__(self) -> None:
         self.count = 0
+        self.outside = 0
+        """Actions that no limit could bring within the positions, and that were dropped."""
         self._newest: deque[bool] = deque(maxlen=KEPT)
 
     def note(self, due: np.ndarray, sent: np.ndarray) -> None:
@@ -77,5 +87,5 @@ class Clips:
     def figures(self) -> dict[str, object]:
         """Return the count since the start, and the share of the newest actions."""
         newest = list(self._newest)
-        return {'limits.clipped': self.count,
+        return {'limits.clipped': self.count, 'limits.outside': self.outside,
                 'limits.clip_ratio': sum(newest) / len(newest) if newest else None}

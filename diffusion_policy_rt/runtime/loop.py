@@ -264,7 +264,17 @@ class PolicyLoop:
         rung = plan.rung if plan is not None and plan.chunk is chunk else Rung.CHUNK
         actions = self._follow(rest.astype(float), chunk.before(now_ns), now_ns)
         self.clips.note(rest[0], actions[0])
-        return self._sending(Action(rung, actions))
+        return self._sending(self._contained(Action(rung, actions)))
+
+    def _contained(self, action: Action) -> Action:
+        """Return the action, or STOP and count it where it is out of the limits of position.
+
+        That is so where the robot is measured further out than their rate can bring back.
+        """
+        if self.limits.contain(action.actions):
+            return action
+        self.clips.outside += 1
+        return Action.stop(self.spec)
 
     def _follow(self, rest: np.ndarray, before: np.ndarray, now_ns: int) -> np.ndarray:
         return self.motion.follow(self._bounded(rest), rest, before, self._measured(), now_ns,
@@ -278,7 +288,7 @@ class PolicyLoop:
         return self._sending(Action(Rung.HOLD, slower[None]))
 
     def _sending(self, action: Action) -> Action:
-        if self.velocity:
+        if self.velocity and len(action.actions):
             self._sent = action.actions[0]
         return action
 
@@ -297,9 +307,9 @@ class PolicyLoop:
             return Action.stop(self.spec)
         held = self._bounded(values[None].astype(float))
         if now_ns is None:
-            return Action(Rung.HOLD, held)
-        return Action(Rung.HOLD, self.motion.brake(
-            held[0], now_ns, 1 / self.settings.control_rate, told))
+            return self._contained(Action(Rung.HOLD, held))
+        return self._contained(Action(Rung.HOLD, self.motion.brake(
+            held[0], now_ns, 1 / self.settings.control_rate, told)))
 
     def _bounded(self, actions: np.ndarray) -> np.ndarray:
         period, step = 1 / self.settings.control_rate, 1 / self.spec.rate

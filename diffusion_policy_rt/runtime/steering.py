@@ -33,8 +33,8 @@ def fastest(way: np.ndarray, change: np.ndarray, step: float) -> np.ndarray:
 class Steering:
     """Moves A positions under bounds [A] of place, velocity and acceleration, in steps [s].
 
-    Where they contradict each other, place goes first and velocity second. From beyond its bounds
-    a position only comes back.
+    Where they contradict each other, velocity goes before place and place before acceleration:
+    from beyond its bounds a position comes back as fast as its velocity may be.
     """
 
     low: np.ndarray
@@ -84,8 +84,8 @@ class Steering:
         room = np.stack((at - self.low, self.high - at))
         down, up = fastest(room, self.acceleration * self.step, self.step)
         speed = np.clip(speed, -down, up)
-        there = np.clip(at + speed * self.step, np.minimum(self.low, at),
-                        np.maximum(self.high, at))
+        there, reach = np.clip(at + speed * self.step, self.low, self.high), self.rate * self.step
+        there = np.clip(there, at - reach, at + reach)
         known = np.isfinite(at)
         return (np.where(known, there, np.clip(target, self.low, self.high)),
                 np.where(known, speed, np.nan))
