@@ -133,6 +133,18 @@ def test_every_period_publishes_once_at_an_absolute_instant():
     assert rig.times == [T0 + k * PERIOD + 7 * MS for k in range(1, 11)]
 
 
+def test_a_policy_of_10_hz_is_planned_anew_100_times_a_second_and_each_frame_encoded_once():
+    rig = Rig(cost=3 * MS, replan_ticks=1, control_rate=100.0, deadline=0.01)
+    rig.loop.keep(replace(rig.loop.rules, capacity=64))  # the node's default
+    jitter = [(k * 7 % 5 - 2) * MS // 2 for k in range(300)]
+    rig.camera(300, every=10 * MS, delay=2 * MS, jitter=jitter)
+    rig.cost_of_publishing = itertools.repeat(MS // 5)
+    ticks = rig.run(250)
+    assert set(rig.rungs[1:]) == {Rung.FRESH} and not any(tick.missed for tick in ticks)
+    assert max(tick.stamp_to_publish_s for tick in ticks[1:]) < 0.010
+    assert 245 <= len(rig.loop.engine.encoded) <= 260
+
+
 def test_ticks_align_once_to_the_arrival_of_frames():
     rig = Rig(cost=1 * MS)
     rig.camera(10, delay=30 * MS)

@@ -76,6 +76,13 @@ def test_a_plan_is_wanted_once_n_action_steps_are_executed(count, rate):
     assert wanted.index(True) + 1 == count * STEP // period
 
 
+@pytest.mark.parametrize('ticks, rate', [(1, 10.0), (1, 100.0), (2, 50.0), (7, 30.0)])
+def test_a_plan_is_wanted_after_so_many_ticks_at_any_rate(ticks, rate):
+    loop, _ = planned(replan_ticks=ticks, n_action_steps=3, control_rate=rate, deadline=0.01)
+    wanted = [loop.wants_plan(START + k * loop.settings.period_ns) for k in range(1, 100)]
+    assert wanted.index(True) + 1 == ticks
+
+
 def test_the_bundle_says_how_many_actions_are_executed_unless_the_settings_do():
     loop, _ = planned()
     assert not loop.wants_plan(START + 2 * STEP) and loop.wants_plan(START + 3 * STEP)

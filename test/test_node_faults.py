@@ -1,16 +1,16 @@
 """Faults injected into a running node over real topics: counters and published actions."""
 
 import itertools
-import math
 import os
 import signal
-import threading
 
 import numpy as np
 import pytest
-from builtin_interfaces.msg import Time
 from ros_rig import FRESH, drive, is_hold
 
+from diffusion_policy_rt.replay.faulty_node import HANGS, NOT_FINITE, RAISES, FaultyEngine
+from diffusion_policy_rt.replay.live_faults import (
+    an_hour_ago, black, frozen, in_an_hour, larger, without_a_joint)
 from diffusion_policy_rt.runtime.trace import Rung
 
 HALT = {'state.on_stale': 'halt', 'cameras.front.on_stale': 'halt',
@@ -21,31 +21,6 @@ def of_front(fault):
     """Return a fault of the front camera's images alone; the robot publishes that one first."""
     front = itertools.cycle((True, False))
     return lambda msg: fault(msg) if next(front) else None
-
-
-def black(msg):
-    msg.data = type(msg.data)('B', bytes(len(msg.data)))
-
-
-def frozen(msg):
-    msg.data = type(msg.data)('B', bytes([90]) * len(msg.data))
-
-
-def larger(msg):
-    msg.height, msg.width, msg.step = 90, 114, 342
-    msg.data = type(msg.data)('B', bytes([90]) * 90 * 342)
-
-
-def an_hour_ago(msg):
-    msg.header.stamp = Time(sec=msg.header.stamp.sec - 3600)
-
-
-def in_an_hour(msg):
-    msg.header.stamp = Time(sec=msg.header.stamp.sec + 3600)
-
-
-def without_a_joint(msg):
-    msg.name[2] = 'elbow'
 
 
 def driving(robot, make_node, **values):
@@ -131,30 +106,16 @@ def test_where_the_rule_is_hold_its_ticks_are_held_and_a_new_plan_goes_on(robot,
 
 # -- engine ------------------------------------------------------------------------------------
 
-class Faulty:
-    """An engine whose denoiser does what `fault` says before it answers."""
-
-    def __init__(self, engine, fault):
-        self._engine, self._fault = engine, fault
-        self.encode = engine.encode
-
-    def denoise(self, *args):
-        self._fault()
-        return self._engine.denoise(*args)
+def faulty(node, fault):
+    """Let the engine of a node fail; return it."""
+    engine = node._runner.loop.engine = FaultyEngine(node._runner.loop.engine)
+    engine.set(fault)
+    return engine
 
 
-class NotFinite(Faulty):
-    def denoise(self, *args):
-        return self._engine.denoise(*args) * math.nan
-
-
-def fail():
-    raise RuntimeError('out of memory')
-
-
-def plans_fail_and_ticks_go_on(robot, node, engine, told):
-    """Run the faulty engine to the end of the ladder, then the sound one."""
-    sound, node._runner.loop.engine = node._runner.loop.engine, engine
+def plans_fail_and_ticks_go_on(robot, node, fault, told):
+    """Run with a faulty engine to the end of the ladder, then with a sound one."""
+    engine = faulty(node, fault)
     seen, sent = len(robot.ticks), len(robot.actions)
     robot.until(lambda: silent(robot), 'the end of the ladder')
     numbers = [tick.tick for tick in robot.ticks]
@@ -165,30 +126,22 @@ def plans_fail_and_ticks_go_on(robot, node, engine, told):
     assert len(robot.actions) - sent >= len(down) - down.count(Rung.STOP) - 1
     assert all(np.isfinite(p.positions).all() for msg in robot.actions for p in msg.points)
     assert told in robot.status('loop').message
-    node._runner.loop.engine = sound
+    engine.set('')
 
 
-@pytest.mark.parametrize(('make', 'told'), [
-    (lambda engine: Faulty(engine, fail), 'RuntimeError: out of memory'),
-    (lambda engine: NotFinite(engine, None), 'not finite')])
-def test_an_engine_that_raises_or_gives_nan_costs_plans_and_no_tick(robot, make_node, make, told):
+@pytest.mark.parametrize(('fault', 'told'), [
+    (RAISES, 'RuntimeError: out of memory'), (NOT_FINITE, 'not finite'), (HANGS, '')])
+def test_an_engine_that_raises_gives_nan_or_hangs_costs_plans_and_no_tick(
+        robot, make_node, fault, told):
     node = driving(robot, make_node, observation_timeout=0.3, action_timeout=1.5)
-    plans_fail_and_ticks_go_on(robot, node, make(node._runner.loop.engine), told)
-    robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
-
-
-def test_an_engine_that_hangs_costs_plans_and_no_tick(robot, make_node):
-    node = driving(robot, make_node, observation_timeout=0.3, action_timeout=1.5)
-    awake = threading.Event()
-    plans_fail_and_ticks_go_on(robot, node, Faulty(node._runner.loop.engine, awake.wait), '')
-    awake.set()
+    plans_fail_and_ticks_go_on(robot, node, fault, told)
     robot.until(lambda: robot.ticks[-1].rung in FRESH, 'a fresh plan')
 
 
 def test_what_a_hung_engine_answers_after_a_stop_and_start_moves_nothing(robot, make_node):
     node = driving(robot, make_node, observation_timeout=0.3, action_timeout=60.0)
-    awake, sound = threading.Event(), node._runner.loop.engine
-    node._runner.loop.engine = Faulty(sound, awake.wait)
+    sound = node._runner.loop.engine
+    hung = faulty(node, HANGS)
     robot.more(robot.ticks, 5)
     assert robot.trigger('stop').success
     robot.faults['silent'] = 'front'
@@ -196,7 +149,7 @@ def test_what_a_hung_engine_answers_after_a_stop_and_start_moves_nothing(robot, 
     assert robot.trigger('start').success
     robot.more(robot.ticks, 3)
     sent = len(robot.actions)
-    awake.set()
+    hung.set('')
     robot.more(robot.ticks, 10)
     assert robot.ticks[-1].rung == Rung.STOP and len(robot.actions) == sent
 

@@ -18,7 +18,8 @@ EVERY = [*TABLE, *policy_params(SPEC)]
 DEFAULTS = {param.name: param.default for param in EVERY}
 DOCS = Path(__file__).parent.parent / 'docs' / 'parameters.md'
 LIVE = {'control_rate', 'deadline', 'min_steps', 'max_steps', 'observation_timeout',
-        'action_timeout', 'max_camera_skew', 'n_action_steps', 'seam_limit', 'blend_steps',
+        'action_timeout', 'max_camera_skew', 'n_action_steps', 'replan_ticks', 'seam_limit',
+        'blend_steps',
         'cache.capacity', 'cache.condition', 'cache.blocks', 'enable_output',
         *(f'cache.{camera}.{field}' for camera in ('front', 'wrist')
           for field in ('tiles', 'threshold', 'max_age'))}
@@ -94,6 +95,7 @@ def test_compressed_images_are_beside_the_raw_ones():
     ({'deadline': 0.2}, 'longer than the control period 0.1 s'),
     ({'min_steps': 3, 'max_steps': 3}, r'this policy serves \[1, 2, 4\]'),
     ({'limits.x.max_velocity': 0.0}, 'limits.x.max_velocity must be above zero; .inf sets no'),
+    ({'limits.x.max_acceleration': 0.0}, 'limits.x.max_acceleration must be above zero'),
     ({'limits.y.min_position': 9.0}, 'limits.y.min_position must lie below limits.y.max_position'),
 ])
 def test_what_contradicts_itself_or_the_policy_does_not_freeze(changes, told):

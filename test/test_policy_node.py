@@ -321,11 +321,24 @@ def test_compressed_images_are_planned_from(robot, make_node):
 def test_limits_bound_what_is_published_from_the_measured_state_on(robot, make_node, bundle):
     drive(robot, make_node, enable_output=True, **{'limits.x.max_velocity': 0.1})
     robot.more(robot.actions, 5)
+    told = {v.key: v.value for v in robot.status('loop').values}
+    assert int(told['limits.clipped']) > 0 and 0 < float(told['limits.clip_ratio']) <= 1
     x = np.array([[p.positions[1] for p in msg.points][:3] for msg in robot.actions if
                   len(msg.points) >= 3])
     reach = 0.1 / bundle.spec.rate + 1e-9
     assert (np.abs(x[:, 0] - robot.position[2]) <= reach).all()
     assert (np.abs(np.diff(x, axis=1)) <= reach).all()
+
+
+def test_limits_of_acceleration_bound_how_the_published_velocity_changes(
+        robot, make_node, bundle):
+    drive(robot, make_node, enable_output=True, **{'limits.x.max_acceleration': 0.5})
+    robot.more(robot.actions, 5)
+    for msg in robot.actions:
+        x = [robot.position[2], *(p.positions[1] for p in msg.points)]
+        # a robot that does not move along is at rest, so each message begins there
+        velocity = np.diff(x, prepend=x[0]) * bundle.spec.rate
+        assert (np.abs(np.diff(velocity)) <= 0.5 / bundle.spec.rate + 1e-6).all()
 
 
 # -- simulated time ----------------------------------------------------------------------------

@@ -25,6 +25,7 @@ def check(**changes):
     ({'min_steps': 3, 'max_steps': 3}, r'no step count in 3..3 is served.*\[1, 2, 4\]'),
     ({'n_action_steps': 8}, 'n_action_steps 8 is more than the 7'),
     ({'n_action_steps': -1}, 'n_action_steps'),
+    ({'replan_ticks': -1}, 'replan_ticks'),
     ({'control_rate': 0.0}, 'control_rate'),
     ({'control_rate': -10.0}, 'control_rate'),
     ({'deadline': 0.0}, 'deadline'),

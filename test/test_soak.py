@@ -64,6 +64,7 @@ def test_a_short_soak_finds_nothing_wild_lost_or_hung(bundle, fuzzing):
     row = Soak(str(bundle.folder), 'auto', 250, 25.0, 0.04, 57, 45, 25.0, 0, fuzzing, 0, 0).run()
     assert verdict(row) == [], row
     assert row['ticks'] >= 250 and row['actions'] > 0 and (row['bent'] > 0) is fuzzing
+    assert row['cpu_s_per_tick'] > 0
 
 
 def test_a_camera_that_is_no_size_ends_with_one_line(capsys):

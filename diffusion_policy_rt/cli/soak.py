@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--fuzz', action='store_true',
                         help='bend messages, parameters and requests at random, and demand that '
                              'the node neither ends, hangs nor does anything wild')
+    parser.add_argument('--faults', action='store_true',
+                        help='instead: put faults into streams and engine of a running node, one '
+                             'by one, and tell what was counted, which rungs answered, and after '
+                             'how many ticks it recovered')
+    parser.add_argument('--set', action='append', default=[], metavar='NAME=VALUE',
+                        help='a parameter of the node, such as replan_ticks=1 to plan in every '
+                             'tick; may be repeated')
     add_seed(parser)
 
 
@@ -49,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise DprtError(f'--camera {args.camera}: give columns and rows, such as 640x480'
                         ) from error
+    parameters = dict(_parameter(text) for text in args.set)
     use_own_domain()
     use_large_image_profile()
     try:
@@ -56,11 +64,34 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise DprtError('soak needs ROS 2: source an installation, or pip install '
                         '"diffusion_policy_rt[ros]"') from error
+    if args.faults:
+        _faults(args, width, height, parameters)
+        return
     row = Soak(args.policy, args.engine, args.ticks, args.rate, args.deadline, width, height,
-               args.hz, args.busy, args.fuzz, args.seed, args.priority, args.engine_process).run()
+               args.hz, args.busy, args.fuzz, args.seed, args.priority, args.engine_process,
+               parameters).run()
     write_json(args.json, {**row, 'provenance': provenance()})
     print('\n'.join(f'{name}: {_text(value)}' for name, value in row.items()))
     broken = verdict(row)
+    if broken:
+        raise DprtError('; '.join(broken))
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, found, value = text.partition('=')
+    if not (name and found and value):
+        raise DprtError(f'--set {text}: give NAME=VALUE, such as replan_ticks=1')
+    return name, value
+
+
+def _faults(args: argparse.Namespace, width: int, height: int,
+            parameters: dict[str, str]) -> None:
+    from diffusion_policy_rt.replay.fault_table import FaultTable, page, verdict
+    rows = FaultTable(args.policy, args.engine, args.rate, args.deadline, width, height, args.hz,
+                      args.seed, parameters).run()
+    write_json(args.json, {'rows': rows, 'provenance': provenance()})
+    print(page(rows))
+    broken = verdict(rows)
     if broken:
         raise DprtError('; '.join(broken))
 

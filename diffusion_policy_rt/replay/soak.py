@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Soak:
     seed: int
     priority: int
     engine_process: bool = False
+    parameters: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of the node, beside those above."""
 
     def run(self) -> dict[str, Any]:
         """Return the figures; DprtError when the node does not start."""
@@ -77,7 +79,8 @@ class Soak:
     def _arguments(self, policy: str) -> list[str]:
         values = {'policy': policy, 'engine': self.engine, 'enable_output': True,
                   'control_rate': self.rate, 'deadline': self.deadline,
-                  'engine_process': self.engine_process, 'realtime.priority': self.priority}
+                  'engine_process': self.engine_process, 'realtime.priority': self.priority,
+                  **self.parameters}
         return [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
 
     def _measure(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:
@@ -94,14 +97,16 @@ class Soak:
     def _drive(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:
         robot.fuzzing = self.fuzz
         memory: list[int] = []
+        spent, before = process.cpu_s(), len(robot.ticks)
         ended = _spin(robot, process, memory, self.ticks)
+        spent = (process.cpu_s() - spent) / max(1, len(robot.ticks) - before)
         robot.fuzzing = False
         recovered = not ended and self._recover(robot, process)
-        return _row(robot, memory, ended, recovered)
+        return {**_row(robot, memory, ended, recovered), 'cpu_s_per_tick': spent}
 
     def _recover(self, robot: SoakRobot, process: NodeProcess) -> bool:
         """Whether a sound robot, asked to start, is planned for again."""
-        robot.set({**dataclasses.asdict(LoopSettings()), 'n_action_steps': 1,
+        robot.set({**dataclasses.asdict(LoopSettings()), 'replan_ticks': 1,
                    'deadline': self.deadline, 'control_rate': self.rate})
         robot.call('reset')
         robot.call('start')

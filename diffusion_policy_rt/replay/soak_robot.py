@@ -18,6 +18,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_rt.replay import fuzz
+from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.runtime.trace import Rung, Tick, read_values
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -89,15 +90,20 @@ class SoakRobot(Node):
         stamp = self.get_clock().now().to_msg()
         state = JointState(name=list(self._spec.state.names),
                            position=self._spec.state.example().astype(float).tolist())
-        messages: list[tuple[Any, Any]] = [(self._joints, state)]
-        messages += [(publisher, self._image()) for publisher in self._cameras.values()]
-        for publisher, msg in messages:
+        messages: list[tuple[str, Any, Any]] = [(ROBOT, self._joints, state)]
+        messages += [(name, publisher, self._image()) for name, publisher in self._cameras.items()]
+        for stream, publisher, msg in messages:
             msg.header.stamp = stamp
-            if self.fuzzing and self._rng.random() > CALM:
-                fuzz.bend(msg, self._rng)
-                self.counts['bent'] += 1
-            publisher.publish(msg)
-            self.counts['messages'] += 1
+            if self.bend(stream, msg):
+                publisher.publish(msg)
+                self.counts['messages'] += 1
+
+    def bend(self, stream: str, msg: Any) -> bool:
+        """Bend a message of a camera or of the `ROBOT`; return whether it is sent."""
+        if self.fuzzing and self._rng.random() > CALM:
+            fuzz.bend(msg, self._rng)
+            self.counts['bent'] += 1
+        return True
 
     def _image(self) -> Image:
         width, height = self._size

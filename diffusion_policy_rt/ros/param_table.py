@@ -95,6 +95,10 @@ TABLE = [
     Param('n_action_steps', D.n_action_steps,
           'Actions executed from a chunk before the next plan, less those that latency took; 0 '
           'takes the bundle\'s.', 0, 1000, live=True),
+    Param('replan_ticks', D.replan_ticks,
+          'Ticks from one plan to the next, in the place of n_action_steps; 1 plans in every '
+          'tick, also where control_rate is above the policy\'s rate; 0 goes by n_action_steps.',
+          0, 1000, live=True),
     Param('seam_limit', D.seam_limit,
           'How far actions may jump where chunks meet, in normalised actions; 0 takes the '
           'bundle\'s stride, and bounds nothing where it tells none.', 0, 1e6, live=True),
@@ -156,7 +160,10 @@ def action_params(names: Iterable[str], low: Iterable[float],
             Param(f'limits.{name}.max_position', float(hi), 'Highest value published [unit].'),
             Param(f'limits.{name}.max_velocity', INF,
                   'Largest rate of change published, from the measured state on; of a velocity, '
-                  'whose rate is an acceleration, from the last one published on [unit/s].')]
+                  'whose rate is an acceleration, from the last one published on [unit/s].'),
+            Param(f'limits.{name}.max_acceleration', INF,
+                  'Largest change of the rate of a position; it is also braked in time for its '
+                  'limits, for where the chunk turns and when it is held [unit/s^2].')]
     return params
 
 
@@ -233,11 +240,11 @@ def action_limits(values: Mapping[str, Any], names: Iterable[str]) -> Limits:
         prefix = f'limits.{name}'
         if not values[f'{prefix}.min_position'] < values[f'{prefix}.max_position']:
             raise SpecError(f'{prefix}.min_position must lie below {prefix}.max_position')
-        if not values[f'{prefix}.max_velocity'] > 0:
-            raise SpecError(f'{prefix}.max_velocity must be above zero; .inf sets no limit')
-    low, high, rate = (np.array([values[f'limits.{name}.{bound}'] for name in names])
-                       for bound in ('min_position', 'max_position', 'max_velocity'))
-    return Limits(low, high, rate)
+        for bound in ('max_velocity', 'max_acceleration'):
+            if not values[f'{prefix}.{bound}'] > 0:
+                raise SpecError(f'{prefix}.{bound} must be above zero; .inf sets no limit')
+    return Limits(*(np.array([values[f'limits.{name}.{bound}'] for name in names]) for bound in (
+        'min_position', 'max_position', 'max_velocity', 'max_acceleration')))
 
 
 # -- documentation -----------------------------------------------------------------------------

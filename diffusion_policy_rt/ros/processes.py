@@ -28,11 +28,12 @@ REACHED = {Transition.TRANSITION_CONFIGURE: State.PRIMARY_STATE_INACTIVE,
 class NodeProcess:
     """One node in a process of its own; its output goes to a log file."""
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], log: Path,
+                 package: str = __package__) -> None:
         self.log = log
         with log.open('wb') as file:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', f'diffusion_policy_rt.ros.{module}', '--ros-args',
+                [sys.executable, '-m', f'{package}.{module}', '--ros-args',
                  *arguments], stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 
     @property
@@ -47,6 +48,19 @@ class NodeProcess:
         except OSError:
             return 0
         return int(pages) * os.sysconf('SC_PAGE_SIZE')
+
+    def cpu_s(self) -> float:
+        """Return the processor time that its threads have had [s]; 0 once it ended."""
+        try:
+            fields = Path(f'/proc/{self._process.pid}/stat').read_text().rpartition(')')[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+    def children(self) -> list[int]:
+        """Return the process ids of its children."""
+        tasks = Path(f'/proc/{self._process.pid}/task')
+        return [int(pid) for task in tasks.glob('*/children') for pid in task.read_text().split()]
 
     def stop(self, seconds: float = 5.0) -> None:
         """Interrupt the node as Ctrl-C would; kill it when it does not end."""

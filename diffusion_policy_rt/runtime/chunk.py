@@ -39,6 +39,10 @@ class Chunk:
         """Return the action due now and all after it: [K, A], K = 0 when nothing is left."""
         return self.actions[max(0, self.index(now_ns)):]
 
+    def before(self, now_ns: int) -> np.ndarray:
+        """Return the action due one step before: [A]; that of now where it is the first."""
+        return self.actions[min(max(0, self.index(now_ns) - 1), len(self.actions) - 1)]
+
 
 def continued(old: Chunk | None, start_ns: int, from_ns: int) -> np.ndarray | None:
     """Return what `old` has for each due time of a chunk that begins at `start_ns`: [H, A].

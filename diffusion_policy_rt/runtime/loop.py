@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from diffusion_policy_rt.errors import FrameError
+from diffusion_policy_rt.errors import FrameError, SpecError
 from diffusion_policy_rt.runtime.acting import Action, braking, measured, resting
 from diffusion_policy_rt.runtime.arrivals import Arrivals
 from diffusion_policy_rt.runtime.chunk import Chunk, join, splice
@@ -22,7 +22,8 @@ from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
 from diffusion_policy_rt.runtime.latents import LatentCache
-from diffusion_policy_rt.runtime.limits import Limits
+from diffusion_policy_rt.runtime.limits import Clips, Limits
+from diffusion_policy_rt.runtime.motion import Motion
 from diffusion_policy_rt.runtime.observation import (
     ROBOT, NotReady, Observation, ObservationBuffer, State)
 from diffusion_policy_rt.runtime.plan import Plan, chunk_estimates, rung_of
@@ -49,6 +50,10 @@ class PolicyLoop:
         """Whether actions are velocities: then holding means zero, not the measured state."""
         self._sent: np.ndarray | None = None
         """The last velocity that was to be published [A]; stays None for other actions."""
+        self.motion, self.clips = Motion(self.limits, 1 / spec.rate), Clips()
+        if velocity and self.motion.bounds:
+            raise SpecError('limits.*.max_acceleration bounds positions; the acceleration of a '
+                            'velocity is bounded by limits.*.max_velocity')
         self.latencies = LatencyModel()
         self.arrivals = Arrivals()
         self.guard = Guard((camera.name for camera in spec.cameras), rules)
@@ -99,6 +104,8 @@ class PolicyLoop:
         """Take in a measured state [S] in units; SpecError if it is malformed or not finite."""
         self.spec.state.validate(values)
         self._state = State(stamp_ns, arrival_ns, values)
+        if self.motion.bounds:
+            self.motion.measure(stamp_ns, self._measured(), self.settings.period_ns)
         self._arrived.append(self._state)
         self.guard.note(ROBOT, stamp_ns, arrival_ns)
 
@@ -122,10 +129,11 @@ class PolicyLoop:
         if (chunk is None or planned_ns is None or self._broken_off(chunk)
                 or not len(chunk.rest(now_ns))):
             return True
+        settings = self.settings
         late = steps_late(chunk.stamp_ns, planned_ns, self.spec.step_ns)
-        count = max(1, (self.settings.n_action_steps or self.spec.n_action_steps) - late)
-        return 2 * (now_ns - planned_ns) + self.settings.period_ns > (
-            2 * count * self.spec.step_ns)
+        count = max(1, (settings.n_action_steps or self.spec.n_action_steps) - late)
+        span = settings.replan_ticks * settings.period_ns or count * self.spec.step_ns
+        return 2 * (now_ns - planned_ns) + settings.period_ns > 2 * span
 
     def observe(self, now_ns: int) -> Observation | NotReady:
         """Return the newest observation, or why there is none."""
@@ -258,9 +266,25 @@ class PolicyLoop:
             return self._brake() if self._sent is not None else Action.stop(self.spec)
         rest = chunk.rest(now_ns)[:1 + left // chunk.step_ns]
         if not len(rest) or self._broken_off(chunk):
-            return self._brake() if self.velocity else self.hold(now_ns)
+            return self._brake() if self.velocity else self.hold(now_ns, told=True)
         rung = plan.rung if plan is not None and plan.chunk is chunk else Rung.CHUNK
-        return self._sending(Action(rung, self._bounded(rest)))
+        actions = self._follow(rest.astype(float), chunk.before(now_ns), now_ns)
+        self.clips.note(rest[0], actions[0])
+        return self._sending(self._contained(Action(rung, actions)))
+
+    def _contained(self, action: Action) -> Action:
+        """Return the action, or STOP and count it where it is out of the limits of position.
+
+        That is so where the robot is measured further out than their rate can bring back.
+        """
+        if self.limits.contain(action.actions):
+            return action
+        self.clips.outside += 1
+        return Action.stop(self.spec)
+
+    def _follow(self, rest: np.ndarray, before: np.ndarray, now_ns: int) -> np.ndarray:
+        return self.motion.follow(self._bounded(rest), rest, before, self._measured(), now_ns,
+                                  1 / self.settings.control_rate)
 
     def _brake(self) -> Action:
         """Return what brings velocities to zero within the limits, and then nothing."""
@@ -270,31 +294,35 @@ class PolicyLoop:
         return self._sending(Action(Rung.HOLD, slower[None]))
 
     def _sending(self, action: Action) -> Action:
-        if self.velocity:
+        if self.velocity and len(action.actions):
             self._sent = action.actions[0]
         return action
 
-    def hold(self, now_ns: int | None = None) -> Action:
-        """Return the action that keeps the robot where it is measured to be.
+    def hold(self, now_ns: int | None = None, told: bool = False) -> Action:
+        """Return the action that keeps the robot where it is measured to be, once it is braked.
 
         Velocities hold at zero at once; ticks brake within the limits. Actions without a measured
         state of their name keep the value that is due; without either, nothing is published.
         `now_ns` tells a state too old to hold at, and what is due; without it the newest state and
-        the last planned value stand.
+        the last planned value stand, and nothing is braked. `told` is for ticks, which send it.
         """
         if self.velocity:
             return self._sending(Action(Rung.HOLD, np.zeros((1, len(self.spec.action)))))
         values = resting(self._measured(now_ns), self.current, now_ns)
         if not np.isfinite(values).all():
             return Action.stop(self.spec)
-        return Action(Rung.HOLD, self._bounded(values[None]))
+        held = self._bounded(values[None].astype(float))
+        if now_ns is None:
+            return self._contained(Action(Rung.HOLD, held))
+        return self._contained(Action(Rung.HOLD, self.motion.brake(
+            held[0], now_ns, 1 / self.settings.control_rate, told)))
 
     def _bounded(self, actions: np.ndarray) -> np.ndarray:
         period, step = 1 / self.settings.control_rate, 1 / self.spec.rate
         if not self.velocity:
-            return self.limits.apply(actions.astype(float), self._measured(), step)
+            return self.limits.apply(actions, self._measured(), step)
         sent = np.zeros(len(self.spec.action)) if self._sent is None else self._sent
-        return self.limits.apply(actions.astype(float), sent, step, period)
+        return self.limits.apply(actions, sent, step, period)
 
     def _measured(self, now_ns: int | None = None) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""
@@ -312,5 +340,6 @@ class PolicyLoop:
         self.tiling.clear()
         self.arrivals.clear()
         self.guard.clear()
+        self.motion.clear()
         self._chunk = self._estimate = self._planned_ns = self._ended_ns = None
         self._state = self.newest_frame = None

@@ -31,6 +31,8 @@ class LoopSettings:
     n_action_steps: int = 0
     """Actions executed from a chunk before the next plan, less those that latency took; 0 takes
     the bundle's."""
+    replan_ticks: int = 0
+    """Ticks from one plan to the next, in the place of `n_action_steps`; 0 goes by that."""
     seam_limit: float = 0.0
     """How far actions may jump where chunks meet, in the network's range; 0 takes the
     bundle's stride, and bounds nothing where that is not told."""
@@ -42,7 +44,8 @@ class LoopSettings:
         for name in ('control_rate', 'deadline', 'observation_timeout', 'action_timeout'):
             if not 0 < getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must be above zero and finite')
-        for name in ('max_camera_skew', 'n_action_steps', 'seam_limit', 'blend_steps'):
+        for name in ('max_camera_skew', 'n_action_steps', 'replan_ticks', 'seam_limit',
+                     'blend_steps'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must not be negative or infinite')
         period = 1 / self.control_rate
