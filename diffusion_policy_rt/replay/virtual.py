@@ -149,14 +149,27 @@ class VirtualPlanner(Planner):
         super().stop(seconds)
 
 
+class Costs(NamedTuple):
+    """What a plan costs [ns]."""
+
+    encode: int
+    """Encoding, in sum."""
+    once: int
+    """Sampling, in sum, beside what each call costs."""
+    call: int
+    """Each network call."""
+    prompt: int = 0
+    """Network calls that cost nothing before the first that costs."""
+
+
 class ChargedEngine:
     """An engine whose calls cost what a model says, on a timeline, whatever they cost here."""
 
     def __init__(self, engine: Engine, timeline: VirtualTimeline) -> None:
         self._engine, self._timeline = engine, timeline
         self.name, self.dtypes, self.executed = engine.name, engine.dtypes, engine.executed
-        self.costs = (0, 0, 0)
-        """Of the plan to come: encoding in sum, sampling in sum, and each network call [ns]."""
+        self.costs = Costs(0, 0, 0)
+        """Of the plan to come."""
         self.encoded = self.calls = 0
         """Frames encoded and network calls made since the start."""
 
@@ -181,16 +194,18 @@ class ChargedEngine:
 
     def _pay_encoding(self) -> None:
         self.encoded += 1
-        encode, once, call = self.costs
-        self.costs = (0, once, call)
-        self._timeline.spend(encode)
+        costs, self.costs = self.costs, self.costs._replace(encode=0)
+        self._timeline.spend(costs.encode)
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:
-        """Denoise as the engine does; the first call pays for what is paid once."""
+        """Denoise as the engine does; the first call that costs pays for what is paid once."""
         clean = self._engine.denoise(x, sigma, cond, stop)
         self.calls += 1
-        encode, once, call = self.costs
-        self.costs = (encode, 0, call)
-        self._timeline.spend(once + call)
+        costs = self.costs
+        if costs.prompt:
+            self.costs = costs._replace(prompt=costs.prompt - 1)
+        else:
+            self.costs = costs._replace(once=0)
+            self._timeline.spend(costs.once + costs.call)
         return clean
