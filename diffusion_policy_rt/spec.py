@@ -161,9 +161,14 @@ class ActionSpec(VectorSpec):
 
     reference: str = 'absolute'
     """`absolute`, or `state`: counted from the newest observed state of the same names."""
+    stride: float = 0.0
+    """How far an action lies from the one before it in the data, 99th percentile, Euclidean in
+    the network's range; 0 where it is not known."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.stride < math.inf:
+            raise SpecError(f'action stride {self.stride:g} must not be negative or infinite')
         if self.reference not in ('absolute', 'state'):
             raise SpecError(f'action reference {self.reference!r}: use absolute or state')
 

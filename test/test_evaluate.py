@@ -109,13 +109,13 @@ def test_latency_is_charged_by_what_the_policy_sees(robot):
 
 
 @pytest.mark.parametrize('delay', [0, 2])
-def test_seams_are_the_steps_at_which_a_chunk_takes_over(robot, delay):
+def test_seams_are_the_steps_at_which_a_chunk_takes_over_and_latency_counts(robot, delay):
     controller, *_ = make_controller(Evaluation('pusht', steps=1, delay=delay, execute=5))
     episode = run_episode(controller, robot, 100_001)
-    assert episode.seams == tuple(range(delay + 5, len(episode.targets), 5))
+    assert episode.seams == tuple(range(5, len(episode.targets), 5 - delay))
     seam, within = episode.jumps()
     assert len(seam) == len(episode.seams) and len(seam) + len(within) == len(episode.targets) - 1
-    far = np.linalg.norm(episode.targets[delay + 5] - episode.targets[delay + 4])
+    far = np.linalg.norm(episode.targets[5] - episode.targets[4])
     assert seam[0] == far
 
 

@@ -92,6 +92,15 @@ def test_a_plan_is_wanted_at_the_start_after_a_failure_and_after_reset():
     assert loop.wants_plan(START + STEP)
 
 
+@pytest.mark.parametrize('late, left', [(0, 4), (1, 3), (3, 1), (4, 1), (5, 1)])
+def test_what_latency_took_is_not_executed_once_more(late, left):
+    loop = make_loop(n_action_steps=4, observation_timeout=1.0)
+    feed(loop, START)
+    now = START + late * STEP
+    loop.plan(now)
+    assert [loop.wants_plan(now + k * STEP) for k in range(1, 6)].index(True) + 1 == left
+
+
 def test_a_plan_is_wanted_where_an_old_observation_left_fewer_actions_than_are_executed():
     loop = make_loop(n_action_steps=7)
     feed(loop, START)

@@ -18,8 +18,8 @@ EVERY = [*TABLE, *policy_params(SPEC)]
 DEFAULTS = {param.name: param.default for param in EVERY}
 DOCS = Path(__file__).parent.parent / 'docs' / 'parameters.md'
 LIVE = {'control_rate', 'deadline', 'min_steps', 'max_steps', 'observation_timeout',
-        'action_timeout', 'max_camera_skew', 'n_action_steps', 'blend_steps', 'cache.capacity',
-        'cache.condition', 'cache.blocks', 'enable_output',
+        'action_timeout', 'max_camera_skew', 'n_action_steps', 'seam_limit', 'blend_steps',
+        'cache.capacity', 'cache.condition', 'cache.blocks', 'enable_output',
         *(f'cache.{camera}.{field}' for camera in ('front', 'wrist')
           for field in ('tiles', 'threshold', 'max_age'))}
 

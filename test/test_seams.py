@@ -1,14 +1,17 @@
-"""Where one chunk takes over: how far it jumps is measured, and a blend takes the jump away."""
+"""Where one chunk takes over: how far it jumps is measured, and bounded."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 from fakes import START, STEP, feed, make_loop, tiny_spec
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.runtime.chunk import Chunk, blend
+from diffusion_policy_rt.runtime.chunk import Chunk, Joint, join
 from diffusion_policy_rt.runtime.seams import Seams
+from diffusion_policy_rt.runtime.settings import LoopSettings
 
 
 def chunk(values, start=0, stamp=0):
@@ -30,35 +33,54 @@ def test_without_an_action_on_either_side_there_is_no_seam():
     assert set(seams.figures().values()) == {None}
 
 
-def test_a_blend_goes_over_evenly_from_what_is_due_by_both():
-    old, new = chunk([0, 1, 2, 3, 4]), chunk([10, 10, 10, 10, 10], 10, 10)
-    assert blend(old, new, 20, 3).actions[:, 0].tolist() == [10, 4, 6.5, 8.5, 10]
+def joint(reach, count=4, scale=(1.0,)):
+    return Joint(reach, count, np.array(scale))
 
 
-@given(st.integers(0, 12), st.integers(-5, 90), st.integers(-4, 9))
-def test_a_blend_lies_between_both_and_touches_nothing_else(count, now, ahead):
-    old, new = chunk(range(6)), chunk([50] * 6, 10 * ahead, 10 * ahead)
-    made = blend(old, new, now, count).actions[:, 0]
-    first = max(0, new.index(now))
-    assert (made[:first] == 50).all() and (made[first + count:] == 50).all()
-    assert ((made >= 0) & (made <= 50)).all()
-    for i in range(first, min(6, first + count)):
-        assert (made[i] < 50) == (0 <= i + ahead < 6)
+def test_what_a_jump_has_beyond_the_reach_fades():
+    old, new = chunk([0, 0, 0, 0]), chunk([90, 90, 10, 11, 12, 13, 14], 0, 10)
+    made = join(old, new, 20, joint(2)).actions[:, 0]
+    assert np.allclose(made, [90, 90, 2, 11 - 6, 12 - 4, 13 - 2, 14])
 
 
-def test_a_loop_that_blends_jumps_less_and_measures_it():
+@pytest.mark.parametrize('old, reach, count', [
+    (chunk([0, 0, 0]), 9, 4), (chunk([0, 0, 0]), 0, 4), (chunk([0, 0, 0]), 1, 0),
+    (chunk([0], -100), 1, 4), (None, 1, 4)])
+def test_a_chunk_that_jumps_no_farther_or_meets_none_is_left_alone(old, reach, count):
+    new = chunk([0, 0, 9, 8, 7])
+    assert join(old, new, 20, joint(reach, count)) is new
+
+
+pairs = arrays(float, (8, 2), elements=st.floats(-9, 9))
+
+
+@given(pairs, pairs, st.integers(1, 7), st.integers(1, 9), st.floats(.1, 9), st.floats(.1, 9))
+def test_no_seam_jumps_farther_than_the_reach(a, b, first, count, scale, reach):
+    how = joint(reach, count, (1.0, scale))
+    made = join(Chunk(0, 10, a, 0, 1), Chunk(0, 10, b, 10, 1), 10 * first, how).actions
+    changed = np.flatnonzero((made != b).any(1))
+    assert not len(changed) or first <= changed[0] and changed[-1] < first + count
+    before, wanted, got = a[first - 1], b[first], made[first]
+    assert np.linalg.norm((got - before) / how.scale) <= reach * (1 + 1e-9)
+    (x, y), (u, v) = got - before, wanted - before
+    assert abs(x * v - y * u) < 1e-9  # the same way
+
+
+def test_the_reach_is_the_settings_or_comes_from_the_bundles_stride():
+    action = dataclasses.replace(tiny_spec().action, stride=0.5)
+    assert LoopSettings().joint(action).reach == 0.5
+    assert LoopSettings(seam_limit=0.2).joint(action).reach == 0.2
+    assert LoopSettings().joint(tiny_spec().action).reach == 0
+
+
+def test_a_loop_that_joins_jumps_less_and_measures_it():
     jumps = []
-    for steps in (0, 4):
-        loop = make_loop(blend_steps=steps)
+    for limit in (0, 0.1):
+        loop = make_loop(seam_limit=limit)
         feed(loop, START)
         loop.plan(START)
         for k in range(1, 6):
             feed(loop, START + k * STEP)
             loop.plan(START + k * STEP)
         jumps.append(loop.seams.figures()['seam_jump.p50'])
-    assert jumps[1] < jumps[0]
-
-
-def test_a_policy_that_is_told_its_prefix_is_not_blended():
-    with pytest.raises(SpecError, match='set blend_steps to 0'):
-        make_loop(tiny_spec(prefix=2), blend_steps=1)
+    assert jumps[1] <= 0.1 + 1e-9 < jumps[0]

@@ -93,11 +93,14 @@ TABLE = [
     Param('max_camera_skew', D.max_camera_skew,
           'Largest difference between the cameras\' newest stamps [s].', 0, 60, live=True),
     Param('n_action_steps', D.n_action_steps,
-          'Actions executed from a chunk before the next plan; 0 takes the bundle\'s.', 0, 1000,
-          live=True),
+          'Actions executed from a chunk before the next plan, less those that latency took; 0 '
+          'takes the bundle\'s.', 0, 1000, live=True),
+    Param('seam_limit', D.seam_limit,
+          'How far actions may jump where chunks meet, in normalised actions; 0 takes the '
+          'bundle\'s stride, and bounds nothing where it tells none.', 0, 1e6, live=True),
     Param('blend_steps', D.blend_steps,
-          'Actions over which a new chunk is mixed with the last one, for policies that are not '
-          'told the committed actions.', 0, 1000, live=True),
+          'Actions over which what a jump between chunks has beyond seam_limit fades; 0 leaves '
+          'jumps as they are.', 0, 1000, live=True),
     Param('cache.capacity', 64, 'Encoded frames kept, over all cameras.', 1, 100_000, live=True),
     Param('cache.condition', True,
           'Keep what the denoiser makes of an observation alone, where the bundle has it in '

@@ -52,21 +52,35 @@ def continued(old: Chunk | None, start_ns: int, from_ns: int) -> np.ndarray | No
     return old.actions[np.clip(old.index(start_ns) + np.arange(last + 1), 0, last)]
 
 
-def blend(old: Chunk | None, new: Chunk, now_ns: int, count: int) -> Chunk:
-    """Return `new` with its `count` actions from now on mixed with what `old` has due then.
+@dataclass(frozen=True)
+class Joint:
+    """How a seam is bounded: what a jump has beyond `reach` fades over `count` actions."""
 
-    The share of `new` rises evenly; where `old` has nothing due, `new` stands alone.
+    reach: float
+    """Euclidean in units of `scale`; 0 leaves every jump as it is."""
+    count: int
+    scale: np.ndarray
+    """[A]"""
+
+
+def join(old: Chunk | None, new: Chunk, now_ns: int, how: Joint) -> Chunk:
+    """Return `new` without what its jump at the seam has beyond the reach.
+
+    The jump leads from the action due before `now_ns` to the one due then. Its excess is taken off
+    that one, and evenly less off each of `count` in all. Shorter jumps, and chunks that meet no
+    action before them, are left as they are.
     """
-    first = max(0, new.index(now_ns))
-    index = np.arange(first, min(first + count, len(new.actions)))
-    if old is None or not len(index):
+    rest = new.rest(now_ns)
+    before = old.rest(now_ns - old.step_ns) if old is not None else rest[:0]
+    if not how.reach or not len(rest) or not len(before):
         return new
-    due = old.index(new.start_ns) + index
-    there = (due >= 0) & (due < len(old.actions))
-    index, due = index[there], due[there]
-    share = ((index - first + 1) / (count + 1))[:, None]
-    actions = new.actions.copy()
-    actions[index] = share * new.actions[index] + (1 - share) * old.actions[due]
+    jump = rest[0] - before[0]
+    excess = 1 - how.reach / max(float(np.linalg.norm(jump / how.scale)), how.reach)
+    if not how.count or not excess:
+        return new
+    fading = 1 - np.arange(min(how.count, len(rest)))[:, None] / how.count
+    first, actions = max(0, new.index(now_ns)), new.actions.copy()
+    actions[first:first + how.count] -= excess * jump * fading
     return replace(new, actions=actions)
 
 

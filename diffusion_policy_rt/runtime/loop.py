@@ -15,7 +15,7 @@ import numpy as np
 from diffusion_policy_rt.errors import FrameError
 from diffusion_policy_rt.runtime.acting import Action, braking, measured, resting
 from diffusion_policy_rt.runtime.arrivals import Arrivals
-from diffusion_policy_rt.runtime.chunk import Chunk, blend, splice
+from diffusion_policy_rt.runtime.chunk import Chunk, join, splice
 from diffusion_policy_rt.runtime.caches import (
     CacheRules, denoiser_figures, denoiser_of, keep_conditions)
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
@@ -28,7 +28,7 @@ from diffusion_policy_rt.runtime.observation import (
     ROBOT, NotReady, Observation, ObservationBuffer, State)
 from diffusion_policy_rt.runtime.plan import Plan, chunk_estimates, rung_of
 from diffusion_policy_rt.runtime.ports import Engine
-from diffusion_policy_rt.runtime.prefix import committed
+from diffusion_policy_rt.runtime.prefix import committed, steps_late
 from diffusion_policy_rt.runtime.seams import Seams
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.tiles import TileRule
@@ -110,7 +110,9 @@ class PolicyLoop:
     def wants_plan(self, now_ns: int) -> bool:
         """Whether the last plan's actions to execute, or all it has, are used up at `now_ns`.
 
-        A robot that was halted plans nothing.
+        Those to execute count from the observation, as in training: a plan that was late by d
+        steps is followed for d actions less, one at least, so that latency adds to no reaction
+        time. A robot that was halted plans nothing.
         """
         chunk, planned_ns = self._chunk, self._planned_ns
         if self.guard.halted:
@@ -118,7 +120,8 @@ class PolicyLoop:
         if (chunk is None or planned_ns is None or self._broken_off(chunk)
                 or not len(chunk.rest(now_ns))):
             return True
-        count = self.settings.n_action_steps or self.spec.n_action_steps
+        late = steps_late(chunk.stamp_ns, planned_ns, self.spec.step_ns)
+        count = max(1, (self.settings.n_action_steps or self.spec.n_action_steps) - late)
         return 2 * (now_ns - planned_ns) + self.settings.period_ns > (
             2 * count * self.spec.step_ns)
 
@@ -169,11 +172,12 @@ class PolicyLoop:
         self.chosen = steps = self.choose(allowed, left)
         before = self.current
         given = committed(self.spec, before, observation.stamp_ns, now_ns)
+        joint = self.settings.joint(self.spec.action)
         for chunk in self.estimates(observation, latents, steps, given=given):
             if chunk is None:
                 return NotReady('the engine returned a value that is not finite',
                                 kind='not_finite')
-            chunk = blend(before, chunk, now_ns, self.settings.blend_steps)
+            chunk = join(before, chunk, now_ns, joint)
             done = self._clock.now_ns()
             plan = Plan(chunk, rung_of(chunk.steps, max(allowed), self.cache.misses - misses),
                         self.cache.hits - hits, observation.skew_ns, encoded - began,

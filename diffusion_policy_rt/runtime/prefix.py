@@ -75,8 +75,13 @@ def committed(spec: PolicySpec, chunk: Chunk | None, stamp_ns: int, now_ns: int)
     none = np.empty((0, len(spec.action)))
     if chunk is None or not spec.prefix:
         return none
-    late = (2 * (now_ns - stamp_ns) + spec.step_ns) // (2 * spec.step_ns)
     index = chunk.index(stamp_ns)
     if index < 0:
         return none
-    return chunk.actions[index:index + min(max(0, late), spec.prefix)]
+    late = steps_late(stamp_ns, now_ns, spec.step_ns)
+    return chunk.actions[index:index + min(late, spec.prefix)]
+
+
+def steps_late(stamp_ns: int, now_ns: int, step_ns: int) -> int:
+    """Return how many of the chunk's steps lie between an observation and now, rounded."""
+    return max(0, (2 * (now_ns - stamp_ns) + step_ns) // (2 * step_ns))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.spec import PolicySpec
+from diffusion_policy_rt.runtime.chunk import Joint
+from diffusion_policy_rt.spec import ActionSpec, PolicySpec
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,20 @@ class LoopSettings:
     max_camera_skew: float = 0.1
     """Largest difference between the cameras' newest stamps [s]."""
     n_action_steps: int = 0
-    """Actions executed from a chunk before the next plan; 0 takes the bundle's."""
-
-    blend_steps: int = 0
-    """Actions over which a new chunk is mixed with the last one, for policies without a prefix."""
+    """Actions executed from a chunk before the next plan, less those that latency took; 0 takes
+    the bundle's."""
+    seam_limit: float = 0.0
+    """How far actions may jump where chunks meet, in the network's range; 0 takes the
+    bundle's stride, and bounds nothing where that is not told."""
+    blend_steps: int = 4
+    """Actions over which what a jump has beyond that fades; 0 leaves jumps as they are."""
 
     def check(self, spec: PolicySpec) -> None:
         """Raise SpecError with the first contradiction in the set."""
         for name in ('control_rate', 'deadline', 'observation_timeout', 'action_timeout'):
             if not 0 < getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must be above zero and finite')
-        for name in ('max_camera_skew', 'n_action_steps', 'blend_steps'):
+        for name in ('max_camera_skew', 'n_action_steps', 'seam_limit', 'blend_steps'):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SpecError(f'{name} {getattr(self, name):g} must not be negative or infinite')
         period = 1 / self.control_rate
@@ -58,9 +64,6 @@ class LoopSettings:
             (self.n_action_steps <= spec.horizon - spec.n_obs + 1,
              f'n_action_steps {self.n_action_steps} is more than the '
              f'{spec.horizon - spec.n_obs + 1} actions a chunk has left'),
-            (not (spec.prefix and self.blend_steps),
-             'this policy is told the actions committed before a plan, so that chunks meet; set '
-             'blend_steps to 0'),
         ]
         for holds, reason in rules:
             if not holds:
@@ -69,6 +72,10 @@ class LoopSettings:
     def allowed_steps(self, spec: PolicySpec) -> tuple[int, ...]:
         """Return the served step counts within the limits, rising."""
         return tuple(n for n in spec.steps if self.min_steps <= n <= self.max_steps)
+
+    def joint(self, action: ActionSpec) -> Joint:
+        """Return how seams of these actions are bounded."""
+        return Joint(self.seam_limit or action.stride, self.blend_steps, np.array(action.scale))
 
     @property
     def period_ns(self) -> int:

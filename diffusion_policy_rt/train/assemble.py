@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,11 @@ def deviation_map(values: np.ndarray, deviation: float) -> tuple[np.ndarray, np.
             np.maximum(values.std(0, dtype=float) / deviation, 1e-6))
 
 
+def stride(gathered: np.ndarray, scale: np.ndarray) -> float:
+    """Return the 99th percentile of how far consecutive actions of chunks [W, H, A] lie apart."""
+    return float(np.percentile(np.linalg.norm(np.diff(gathered, axis=1) / scale, axis=-1), 99))
+
+
 def make_precond(recipe: Recipe) -> Preconditioning:
     """Return the recipe's parametrisation; SpecError where it is unknown."""
     if recipe.parametrisation == 'ddpm':
@@ -69,7 +74,7 @@ def make_spec(recipe: Recipe, states: np.ndarray, gathered: np.ndarray,
         name=recipe.name, cameras=cameras, state=_vector(VectorSpec, recipe.state,
                                                          *range_map(states)),
         action=_vector(ActionSpec, recipe.action, offset, scale,
-                       reference=recipe.action.reference),
+                       reference=recipe.action.reference, stride=stride(gathered, scale)),
         n_obs=recipe.n_obs, horizon=recipe.horizon, n_action_steps=recipe.n_action_steps,
         rate=recipe.rate, precond=precond, clip=1.0 if ddpm else extreme,
         prefix=recipe.prefix,
@@ -78,7 +83,7 @@ def make_spec(recipe: Recipe, states: np.ndarray, gathered: np.ndarray,
 
 
 def _vector(cls: type[V], vector: VectorRecipe, offset: np.ndarray, scale: np.ndarray,
-            **more: str) -> V:
+            **more: Any) -> V:
     return cls(names=vector.names, units=vector.units, low=vector.low, high=vector.high,
                offset=tuple(offset), scale=tuple(scale), **more)
 
