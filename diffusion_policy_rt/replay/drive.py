@@ -268,7 +268,18 @@ class AlignedDriver(Driver):
 
     recording: Recording | None = None
 
+    def _begin_anew(self, scheduled: int) -> int:
+        return self._told(super()._begin_anew(scheduled))
+
     def _next(self, scheduled: int) -> int:
+        return self._told(self._in_phase(scheduled))
+
+    def _told(self, upcoming: int) -> int:
+        """Return the recorded tick in this period, which a stalled node may have begun anew."""
+        half = self.loop.settings.period_ns // 2
+        return self.recording.planned_near(upcoming, half) if self.recording else upcoming
+
+    def _in_phase(self, scheduled: int) -> int:
         aligned, upcoming = self._aligned, super()._next(scheduled)
         now, period = self._timeline.now_ns(), self.loop.settings.period_ns
         told = self.recording.aligned(now) if self.recording else None

@@ -167,6 +167,11 @@ class Reenactment:
         found = self._fates[0] if self._fates else None
         return found.fate if found is not None and found.at_ns == now_ns else None
 
+    def planned_near(self, at_ns: int, reach_ns: int) -> int:
+        """Return the tick that asked for a plan less than `reach_ns` from `at_ns`, or that."""
+        return next((event.at_ns for event in self._fates
+                     if abs(event.at_ns - at_ns) < reach_ns), at_ns)
+
     def is_hold(self, at_ns: int, action: np.ndarray) -> bool:
         """Whether an action [A] recorded at `at_ns` is a hold of a reset or stop, no tick's."""
         return any(event.held is not None and np.array_equal(action, event.held)

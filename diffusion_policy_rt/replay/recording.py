@@ -106,6 +106,10 @@ class Recording:
         """
         return self._order.fate_at(now_ns) if self._order else None
 
+    def planned_near(self, at_ns: int, reach_ns: int) -> int:
+        """Return the tick that asked for a plan less than `reach_ns` from `at_ns`, or that."""
+        return self._order.planned_near(at_ns, reach_ns) if self._order and self.fated else at_ns
+
     def is_hold(self, at_ns: int, action: np.ndarray) -> bool:
         """Whether an action [A] recorded at `at_ns` is a hold of a reset or stop, no tick's."""
         return self._order is not None and self._order.is_hold(at_ns, action)
