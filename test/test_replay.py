@@ -149,7 +149,7 @@ def test_a_recorded_trace_is_a_latency_model(plain, tmp_path):
     trace = tmp_path / 'trace.jsonl'
     trace.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     charge = recorded(trace)
-    assert charge.draw(0, 5) == (3 * MS, 0, 2 * MS)
+    assert charge.draw(0, 5) == (3 * MS, 0, 2 * MS, 0)
     assert replay(plain, charge)[1].sha256 == replay(plain, 'call=2ms,encode=3ms')[1].sha256
 
 

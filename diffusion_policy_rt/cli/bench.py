@@ -22,9 +22,11 @@ DTYPES = ('fp32', CONVOLUTIONS, 'int8-dynamic', 'int8-weight-only', 'int8-static
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument('--what', choices=(*PARTS, 'fused', 'cache', 'node'),
+    parser.add_argument('--what', choices=(*PARTS, 'fused', 'cache', 'node', 'replay'),
                         help='what to measure (default: denoiser, encoder and plan); fused: all '
-                             'steps as one graph, against one call per step')
+                             'steps as one graph, against one call per step; replay: of --bag, '
+                             'against the loop within it')
+    parser.add_argument('--bag', metavar='BAG', help='replay: the bag')
     parser.add_argument('--policy', action='append', metavar='P',
                         help='bundle folder, or the name of a shipped bundle; may be repeated '
                              '(default pusht)')
@@ -83,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    if args.what in ('fused', 'node') and args.plot:
+    if args.what in ('fused', 'node', 'replay') and args.plot:
         raise DprtError(f'--plot draws engines and tiles; --what {args.what} has other rows')
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
@@ -93,6 +95,8 @@ def run(args: argparse.Namespace) -> None:
         from diffusion_policy_rt.replay.bench_node import bench_node
         rows = bench_node((args.policy or ['pusht'])[0], args.seconds,
                           (args.engine or ['auto'])[0], (args.steps or [1])[0])
+    elif args.what == 'replay':
+        rows = bench_bag(args)
     elif args.what == 'cache' and args.sequences:
         rows = bench_arrivals(args)
     elif args.what == 'cache' and args.episodes:
@@ -107,6 +111,17 @@ def run(args: argparse.Namespace) -> None:
             from diffusion_policy_rt.replay.bench_plot import write_plot
         write_plot(Path(args.plot), rows)
     write_json(args.json, {'rows': rows, 'provenance': provenance()})
+
+
+def bench_bag(args: argparse.Namespace) -> list[dict]:
+    """Measure replays of a bag with each policy and number of steps."""
+    if not args.bag:
+        raise DprtError('--what replay needs --bag BAG, such as the one that dprt demo records')
+    with extra('--what replay', 'demo'):
+        from diffusion_policy_rt.replay.bench_replay import bench_replay
+    return [row for policy in args.policy or ['pusht'] for steps in args.steps or [1]
+            for row in bench_replay(Path(args.bag), policy, (args.engine or ['auto'])[0], steps,
+                                    args.repeats)]
 
 
 def bench_caches(args: argparse.Namespace) -> list[dict]:

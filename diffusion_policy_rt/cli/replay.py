@@ -28,9 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bag', metavar='BAG',
                         help='a bag of ROS 2 (mcap, sqlite3) or ROS 1: a folder or a file')
     add_policy(parser, several=True)
-    parser.add_argument('--latency', default='0', metavar='L',
-                        help='what a plan costs: 12ms or 12ms,p99=20ms,encode=3ms; measured; or a '
-                             'bag or trace.jsonl with a recorded ~/timing (default 0)')
+    parser.add_argument('--latency', default='', metavar='L',
+                        help='what a plan costs: 12ms or 12ms,p99=20ms,encode=3ms; measured; a '
+                             'bag or trace.jsonl with a recorded ~/timing; or recorded: as it was '
+                             'in the bag (default recorded for a run of this policy, else 0)')
     parser.add_argument('--map', action='append', default=[], metavar='NAME=TOPIC',
                         help='camera.NAME, state, action, gripper_action, reset or timing; '
                              'state=const:1,2 for a state that never changes')

@@ -9,26 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_policy_rt.files import whole_file
+from diffusion_policy_rt.replay.drawings import camera_strip, curves, histogram, timeline
 from diffusion_policy_rt.replay.page import machine
 from diffusion_policy_rt.replay.session import Replayed
-from diffusion_policy_rt.replay.svg import camera_strip, curves, histogram, timeline
+from diffusion_policy_rt.replay.style import STYLE
 from diffusion_policy_rt.text import show
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1d2b33;background:#f6f7f8;margin:0}
-main{max-width:1100px;margin:auto;padding:24px}
-section{background:#fff;border:1px solid #dde3e6;border-radius:8px;padding:16px 20px;margin:16px 0}
-h1{font-size:24px;margin:8px 0}
-h2{font-size:18px;margin:0 0 8px}h3{font-size:15px;margin:16px 0 4px}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-.wide{overflow-x:auto}
-td,th{padding:3px 12px 3px 0;text-align:right;border-bottom:1px solid #eef1f2}
-td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#50626c}
-svg{width:100%;height:auto;display:block}.note{color:#8a4b08}.quiet{color:#6b7c85;font-size:13px}
-@media(prefers-color-scheme:dark){body{color:#dde6ea;background:#12181b}
-section{background:#1a2226;border-color:#2b363c}td,th{border-color:#2b363c}svg{background:#fff;
-border-radius:4px}th,.quiet{color:#93a5ae}.note{color:#e7a35a}}
-"""
 COLUMNS = {
     'label': 'policy', 'engine': 'engine', 'ticks': 'ticks', 'missed': 'actions late',
     'late_plans': 'plans late', 'action_rmse': 'action error (rms)', 'identical': 'identical',
@@ -41,10 +27,15 @@ def write_page(path: Path, runs: Sequence[Replayed]) -> None:
     body = ''.join([head(runs), *(section(run) for run in runs)])
     page = ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            f'<title>Replay</title><style>{STYLE}</style></head><body><main>{body}</main></body>'
-            '</html>\n')
+            f'<title>{title(runs)}</title><style>{STYLE}</style></head><body><main>{body}</main>'
+            '</body></html>\n')
     with whole_file(path) as partial:
         partial.write_text(page, encoding='utf-8')
+
+
+def title(runs: Sequence[Replayed]) -> str:
+    """Return what the page is of."""
+    return f'Replay of {html.escape(Path(runs[0].result["input"]).name)}'
 
 
 def head(runs: Sequence[Replayed]) -> str:
@@ -52,7 +43,7 @@ def head(runs: Sequence[Replayed]) -> str:
     first = runs[0].result
     faults = f'; faults {", ".join(first["faults"])}' if first['faults'] else ''
     rows = [[run.result[key] for key in COLUMNS] for run in runs]
-    return (f'<h1>Replay of {html.escape(Path(first["input"]).name)}</h1>'
+    return (f'<h1>{title(runs)}</h1>'
             f'<p class="quiet">{html.escape(first["input"])}; deadline '
             f'{1e3 * first["deadline_s"]:g} ms at {first["rate_hz"]:g} Hz; latency charged: '
             f'{html.escape(first["latency"])}{html.escape(faults)}; seed {first["seed"]}; '
@@ -71,7 +62,8 @@ def section(run: Replayed) -> str:
              timeline(lines, result['deadline_s']),
              '<h3>Actions, and the recorded ones (dashed)</h3>', *curves(lines, run.spec.action),
              '<h3>Time of a plan, and the deadline</h3>',
-             histogram(lines, result['deadline_s']), stages(result), error_table(result),
+             histogram(lines, result['deadline_s']), '<h3>Durations</h3>', stages(result),
+             *error_table(result),
              '<h3>What the cameras saw (outlined: tiles that changed since the frame before)</h3>',
              *(camera_strip(name, kept) for name, kept in run.thumbs.kept.items()),
              f'<p class="quiet">actions sha256 {result["sha256"]}; policy sha256 '
@@ -100,18 +92,25 @@ def stages(result: dict[str, Any]) -> str:
     return grid(['[ms]', 'p50', 'p95', 'p99', 'max'], rows)
 
 
-def error_table(result: dict[str, Any]) -> str:
-    """Return the error of each action at matched due times."""
+def error_table(result: dict[str, Any]) -> list[str]:
+    """Return the error of each action at matched due times, if there are any."""
     rows = [[f'{name} [{e["unit"]}]', e['rmse'], e['mean'], e['max']]
             for name, e in (result['action_error'] or {}).items()]
-    return grid([f'error, {result["matched"]} matched ticks', 'rms', 'mean', 'largest'], rows)
+    table = grid([f'error, {result["matched"]} matched ticks', 'rms', 'mean', 'largest'], rows)
+    return ['<h3>Distance from the recorded actions</h3>', table] if rows else []
 
 
 def grid(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table; nothing where it has no rows."""
+    """Return a table; nothing where it has no rows. Its first column names the rows."""
     if not rows:
         return ''
-    top = ''.join(f'<th>{html.escape(name)}</th>' for name in columns)
-    body = ''.join('<tr>' + ''.join(f'<td>{html.escape(show(v))}</td>' for v in row) + '</tr>'
-                   for row in rows)
-    return f'<div class="wide"><table><tr>{top}</tr>{body}</table></div>'
+    look = [' class="words"' if isinstance(value, str) else '' for value in rows[0]]
+    top = ''.join(f'<th scope="col"{how}>{html.escape(name)}</th>'
+                  for name, how in zip(columns, look))
+    body = ''.join('<tr>' + ''.join(
+        f'<td{how}>{html.escape(show(v))}</td>' if k else
+        f'<th scope="row">{html.escape(show(v))}</th>'
+        for k, (v, how) in enumerate(zip(row, look))) + '</tr>' for row in rows)
+    return (f'<div class="wide" tabindex="0" role="region" aria-label="table by '
+            f'{html.escape(columns[0])}, scrollable"><table><thead><tr>{top}</tr></thead><tbody>'
+            f'{body}</tbody></table></div>')

@@ -6,6 +6,7 @@
     call=1.2ms,p99=20ms,encode=3ms   each network call 1.2 ms; p99 is that of the most steps
     measured                         measured here before the replay, then kept as the form above
     BAG or trace.jsonl               drawn from the plans of a recorded `~/timing`
+    recorded                         each plan as it was in the recording of the policy's own run
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion_policy_rt.errors import DataError, SpecError
+from diffusion_policy_rt.replay.virtual import Costs
 from diffusion_policy_rt.ros.bag import read_bag
 from diffusion_policy_rt.runtime.latency import LatencyModel
 from diffusion_policy_rt.runtime.loop import PolicyLoop
@@ -43,7 +45,7 @@ class Charge:
     spread: float = 0.0
     """Standard deviation of the logarithm of a factor on the row drawn."""
 
-    def draw(self, seed: int, at_ns: int) -> tuple[int, int, int]:
+    def draw(self, seed: int, at_ns: int) -> Costs:
         """Return what the plan at `at_ns` costs: a row of `samples`, times its factor [ns]."""
         row = self.samples[0]
         if self.spread or len(self.samples) > 1:
@@ -51,15 +53,19 @@ class Charge:
             row = self.samples[rng.integers(len(self.samples))]
             row = row * math.exp(self.spread * rng.standard_normal())
         encode, once, call = row.tolist()
-        return round(encode), round(once), round(call)
+        return Costs(round(encode), round(once), round(call))
 
     def prime(self, latencies: LatencyModel, allowed: tuple[int, ...], seed: int) -> None:
         """Tell a loop's latencies what plans cost, so that the first tick knows what fits."""
         for k in range(PRIMED):
-            encode, once, call = self.draw(seed, k)
+            encode, once, call, _ = self.draw(seed, k)
             latencies.record('encode', encode)
             for steps in allowed:
                 latencies.record(steps, once + steps * call)
+
+
+AS_RECORDED = 'recorded'
+"""The latency of a run that is done again."""
 
 
 def modelled(text: str, most_steps: int) -> Charge:

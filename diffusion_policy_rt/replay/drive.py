@@ -12,8 +12,9 @@ import numpy as np
 
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.replay.action_parts import Part
+from diffusion_policy_rt.replay.again import LoopAgain
 from diffusion_policy_rt.replay.charge import Charge
-from diffusion_policy_rt.replay.events import ACTION, EVENT, GRIPPER, REARM, begins
+from diffusion_policy_rt.replay.events import ACTION, ASKED, EVENT, GRIPPER, REARM, begins
 from diffusion_policy_rt.replay.faults import Arrival, Fault, Faults
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.recording import Recording
@@ -34,6 +35,7 @@ from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.plan import Fate
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Tick
@@ -60,6 +62,8 @@ class Conditions:
     """Of the policy: a recording of its own run is done again plan by plan."""
     parts: Mapping[str, Part] = field(default_factory=dict)
     """What the streams of recorded actions tell of them; nothing where there are none."""
+    fated: bool = False
+    """Whether the plans of such a run are ended when they ended there, instead of charged."""
 
 
 @dataclass
@@ -98,8 +102,8 @@ class Replay:
         self._trail, self._watchers = trail, watchers or Watchers()
         self.timeline = VirtualTimeline()
         self.engine = ChargedEngine(engine, self.timeline)
-        self.loop = PolicyLoop(spec, self.engine, how.settings, self.timeline, how.seed,
-                               how.limits, how.velocity, how.rules)
+        self.loop = LoopAgain(spec, self.engine, how.settings, self.timeline, how.seed,
+                              how.limits, how.velocity, how.rules)
         if how.caches is not None:
             self.loop.keep(how.caches)
         self.loop.tiling.prove()
@@ -117,10 +121,12 @@ class Replay:
         """Replay to the bag's end, or to its last good message."""
         streams, how = [*self._sources.cameras, STATE], self._how
         told = self._recording = Recording(bag, self._sources, how.settings.deadline,
-                                           '' if how.faults else how.digest)
+                                           '' if how.faults else how.digest, how.fated)
         if told.again:
             self._trail.matcher.follow()
             self.loop.arrivals = Prompt()
+        if told.fated:
+            self.loop.fate_at = told.fate_at
         arrivals = told.arrivals(lambda: self._watchers.message(self._trail.ticks))
         faults = Faults(how.faults, how.seed, streams)
         parts = segments(faults.bend(together(arrivals)), SILENCE_NS, begins)
@@ -132,8 +138,9 @@ class Replay:
     def _conclude(self, bag: Bag) -> Outcome:
         done = self.outcome
         if self._recording.again:
+            fated = ', and ended when it ended there' if self._recording.fated else ''
             done.notes.append('recorded with this policy: each plan is made from what it was made '
-                              'from there')
+                              f'from there{fated}')
         if bag.damage:
             done.notes.append(f'{bag.damage}; evaluated to its last good message')
         if done.restarts:
@@ -166,7 +173,9 @@ class Replay:
         return self._planner
 
     def _begin_plan(self, now_ns: int) -> bool:
-        self.engine.costs = self._how.charge.draw(self._how.seed, now_ns)
+        loop, how = self.loop, self._how
+        self.engine.costs = (how.charge.draw(how.seed, now_ns) if loop.fate_at is None
+                             else loop.costs(now_ns))
         return any(self.engine.costs)
 
     def _events(self, first: Arrival, part: Iterator[Arrival], start: int) -> Iterator[Event]:
@@ -189,7 +198,7 @@ class Replay:
             self._take_frame(stream, data, now)
 
     def _take_event(self, event: NodeEvent) -> None:
-        if event.kind == RESET:
+        if event.kind == RESET or event.kind == ASKED and self._planner.busy:
             self._driver.reset()
         elif event.kind == STOP:
             self._driver.end()
@@ -226,9 +235,10 @@ class Replay:
     def _on_reason(self, reason: str) -> None:
         self._reason = reason
 
-    def _on_event(self, kind: str, at_ns: int) -> None:
+    def _on_event(self, kind: str, at_ns: int, fate: Fate | None) -> None:
         newest = self.loop.looked if kind == PLAN else {}
-        self._watchers.event(self.timeline.now_ns(), driver_event(kind, at_ns, newest))
+        self._watchers.event(self.timeline.now_ns(),
+                             driver_event(kind, at_ns, newest, fate=fate))
 
     def _on_tick(self, tick: Tick) -> None:
         now, settings = self.timeline.now_ns(), self._how.settings
@@ -262,7 +272,18 @@ class AlignedDriver(Driver):
 
     recording: Recording | None = None
 
+    def _begin_anew(self, scheduled: int) -> int:
+        return self._told(super()._begin_anew(scheduled))
+
     def _next(self, scheduled: int) -> int:
+        return self._told(self._in_phase(scheduled))
+
+    def _told(self, upcoming: int) -> int:
+        """Return the recorded tick in this period, which a stalled node may have begun anew."""
+        half = self.loop.settings.period_ns // 2
+        return self.recording.planned_near(upcoming, half) if self.recording else upcoming
+
+    def _in_phase(self, scheduled: int) -> int:
         aligned, upcoming = self._aligned, super()._next(scheduled)
         now, period = self._timeline.now_ns(), self.loop.settings.period_ns
         told = self.recording.aligned(now) if self.recording else None

@@ -23,10 +23,15 @@ from diffusion_policy_rt.replay.faults import Arrival
 from diffusion_policy_rt.replay.streams import stamped
 from diffusion_policy_rt.ros.bag import Message
 from diffusion_policy_rt.ros.events import ALIGN, PLAN, RESET, START, STOP, Event, parse_event
+from diffusion_policy_rt.runtime.plan import Fate
 
-ACTION, GRIPPER, EVENT, REARM = 'action', 'gripper_action', 'event', 'rearm'
-"""The streams of actions, of a gripper's own and of events; the kind of a start while the node
-runs."""
+ACTION, GRIPPER, EVENT = 'action', 'gripper_action', 'event'
+"""The streams of actions, of a gripper's own and of events."""
+REARM, ASKED = 'rearm', 'asked'
+"""The kinds of a start while the node runs, and of asking for a reset, which waits for the plan in
+flight."""
+KEPT = 4096
+"""Plans whose fates are kept at hand: those of the longest silence, and more."""
 NEAR_NS = 500_000_000
 """How far apart a node and a recorder may take in one message [ns]."""
 BEFORE_NS = 1_000_000
@@ -35,17 +40,23 @@ RUNS = (START, RESET, STOP)
 """The events that any policy follows; the others are of the recorded policy's own plans."""
 
 
+def of_one_clock(message: Message) -> bool:
+    """Whether the event in a message was recorded by the clock that the node went by."""
+    told = parse_event(message.data.data)
+    return read_event(message).at_ns == told.at_ns
+
+
 def read_event(message: Message) -> Event:
     """Return the event in a message of `~/events`; DataError tells how to do without."""
     try:
         event = parse_event(message.data.data)
     except DataError as error:
         raise DataError(f'{message.topic}: {error}; --map events= takes none') from error
-    off = message.stamp_ns - event.at_ns
+    off = message.stamp_ns - (event.fate.used_ns if event.fate else event.at_ns)
     if -NEAR_NS < off < 2 * NEAR_NS:
         return event
     # recorded by another clock than the node's
-    return replace(event, at_ns=event.at_ns + off, asked_ns=event.asked_ns + off)
+    return replace(event, at_ns=event.at_ns + off, asked_ns=event.asked_ns + off, fate=None)
 
 
 class Reenactment:
@@ -59,6 +70,8 @@ class Reenactment:
         self._last = 0
         self._plan: Event | None = None
         """The last plan that was passed."""
+        self._fates: deque[Event] = deque(maxlen=KEPT)
+        """The plans that were read, those before the last that was asked for left out."""
         self._told: deque[Event] = deque()
         """The events that were read, those of long ago left out."""
 
@@ -67,13 +80,19 @@ class Reenactment:
         read = 0
         for arrival in arrivals:
             self._push(arrival, arrival.at_ns)
-            if arrival.stream == EVENT and arrival.data.kind != PLAN:
-                self._told.append(arrival.data)
+            if arrival.stream == EVENT:
+                self._note(arrival.data)
             read = max(read, arrival.at_ns)
             while self._window and self._window[0][0] + NEAR_NS <= read:
                 yield from self._pop()
         while self._window:
             yield from self._pop()
+
+    def _note(self, event: Event) -> None:
+        if event.kind == PLAN:
+            self._fates.append(event)
+        elif event.kind != ASKED:
+            self._told.append(event)
 
     def _push(self, arrival: Arrival, at_ns: int) -> None:
         item = at_ns, arrival.stream != EVENT, next(self._count), arrival._replace(at_ns=at_ns)
@@ -140,6 +159,21 @@ class Reenactment:
                    and event.at_ns >= last and (end is None or event.at_ns < end)]
         return aligned[0] if aligned else None
 
+    def fate_at(self, now_ns: int) -> Fate | None:
+        """Return the fate of the plan that the tick at `now_ns` asked for; None where it did not.
+
+        Asked in order of ticks.
+        """
+        while self._fates and self._fates[0].at_ns < now_ns:
+            self._fates.popleft()
+        found = self._fates[0] if self._fates else None
+        return found.fate if found is not None and found.at_ns == now_ns else None
+
+    def planned_near(self, at_ns: int, reach_ns: int) -> int:
+        """Return the tick that asked for a plan less than `reach_ns` from `at_ns`, or that."""
+        return next((event.at_ns for event in self._fates
+                     if abs(event.at_ns - at_ns) < reach_ns), at_ns)
+
     def is_hold(self, at_ns: int, action: np.ndarray, columns: Sequence[int]) -> bool:
         """Whether columns of an action recorded at `at_ns` are a hold of a reset or stop."""
         return any(event.held is not None
@@ -149,7 +183,8 @@ class Reenactment:
 
 def _tells(event: Event, arrival: Arrival) -> bool:
     """Whether the event tells on which side of it the node had a message."""
-    return (arrival.stream not in (EVENT, ACTION, GRIPPER) and stamped(arrival.data) > 0
+    return (arrival.stream not in (EVENT, ACTION, GRIPPER) and event.kind != ASKED
+            and stamped(arrival.data) > 0
             and abs(arrival.at_ns - event.at_ns) < NEAR_NS
             and (event.kind in (START, PLAN) or arrival.stream in event.newest))
 

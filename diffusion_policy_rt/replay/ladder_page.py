@@ -13,6 +13,7 @@ from diffusion_policy_rt.replay.page import machine
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
+from matplotlib.ticker import FuncFormatter  # noqa: E402
 
 
 def write_ladder(folder: Path, result: Mapping[str, Any]) -> None:
@@ -28,29 +29,34 @@ def markdown(result: Mapping[str, Any]) -> str:
              f'{result["advice"]} Quality is {result["quality_is"]}; a plan is timed from one new '
              f'frame per camera to its chunk, on {machine()}. Made by '
              f'`{result["provenance"]["command"]}`.', '',
-             '| stack | steps | p50 [ms] | p99 [ms] | quality | size [MB] | meets |',
-             '|---|---|---|---|---|---|---|']
-    lines += [f'| {row["stage"]} | {row["steps"]} | {1e3 * row["p50_s"]:.2f} | '
+             '| | stack | steps | p50 [ms] | p99 [ms] | quality | size [MB] | meets |',
+             '|---|---|---|---|---|---|---|---|']
+    lines += [f'| {number} | {row["stage"]} | {row["steps"]} | {1e3 * row["p50_s"]:.2f} | '
               f'{1e3 * row["p99_s"]:.2f} | {row["quality"]:.4g} | {row["size_bytes"] / 1e6:.2f} | '
-              f'{"yes" if row["meets"] else "no"} |' for row in result['ladder']]
+              f'{"yes" if row["meets"] else "no"} |'
+              for number, row in enumerate(result['ladder'], 1)]
     return '\n'.join([*lines, '', '![quality against time](ladder.png)', ''])
 
 
 def draw(path: Path, result: Mapping[str, Any]) -> None:
-    """Draw each stage at its p99 and quality, and the deadline."""
-    figure, axis = plt.subplots(figsize=(8, 5), layout='constrained')
+    """Draw each stage at its p99 and quality, by its number, and the deadline."""
+    figure, axis = plt.subplots(figsize=(9, 5), layout='constrained')
     rows = result['ladder']
     axis.plot([1e3 * row['p99_s'] for row in rows], [row['quality'] for row in rows], '-',
               color='#9a9a9a', lw=1)
-    for row in rows:
-        colour = '#2a9d8f' if row['meets'] else '#264653'
-        axis.plot(1e3 * row['p99_s'], row['quality'], 'o', color=colour)
-        axis.annotate(row['stage'], (1e3 * row['p99_s'], row['quality']), fontsize=8,
-                      xytext=(5, 5), textcoords='offset points', color=colour)
+    for number, row in enumerate(rows, 1):
+        colour, at = '#2a9d8f' if row['meets'] else '#264653', (1e3 * row['p99_s'], row['quality'])
+        axis.plot(*at, 'o', color=colour, label=f'{number}  {row["stage"]}')
+        axis.annotate(str(number), at, fontsize=9, color=colour, ha='center', va='center',
+                      xytext=(0, 11 if number % 2 else -11), textcoords='offset points')
     axis.axvline(1e3 * result['deadline_s'], color='#e63946', lw=1, label='deadline')
     axis.set(xscale='log', xlabel='time per plan, p99 [ms]', ylabel=result['quality_is'])
-    axis.legend()
+    for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        formatter(FuncFormatter(lambda ms, _: f'{ms:g}'))
+    axis.tick_params(axis='x', which='minor', labelsize=8)
     axis.grid(alpha=0.3, which='both')
+    axis.margins(y=0.1)
+    figure.legend(loc='outside lower center', ncols=2, fontsize=8, frameon=False)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=110, format='png')
     plt.close(figure)

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.replay.action_parts import split
-from diffusion_policy_rt.replay.charge import Charge, measured, modelled, recorded
+from diffusion_policy_rt.replay.again import run_again
+from diffusion_policy_rt.replay.charge import (
+    AS_RECORDED, Charge, measured, modelled, recorded)
 from diffusion_policy_rt.replay.drive import Conditions, Outcome, Replay, Watchers
 from diffusion_policy_rt.replay.faults import Fault
 from diffusion_policy_rt.replay.mapping import Inputs, Sources, map_topics, parse
@@ -45,7 +47,8 @@ class Wish:
 
     bag: Path
     out: Path
-    latency: str = '0'
+    latency: str = ''
+    """Empty: as recorded, where the bag holds a run of this policy; else nothing."""
     steps: int = 0
     threads: int = 1
     seed: int = 0
@@ -100,32 +103,67 @@ def parameters(spec: PolicySpec, wish: Wish) -> dict[str, Any]:
     return {**values, **{name: type(values[name])(v) for name, v in wish.more.items()}}
 
 
+def recorded_run(bag: Bag, sources: Sources, bundle: Bundle, wish: Wish) -> LoopSettings | None:
+    """Return the settings of the bag's own run if it is to be done again as it was.
+
+    That is so where it can be and nothing else was asked for; DataError where it cannot be, but
+    was asked for.
+    """
+    if wish.latency not in ('', AS_RECORDED):
+        return None
+    try:
+        settings = run_again(bag, sources, bundle.digest, wish.seed)
+        _check_same(settings, wish)
+    except DataError as error:
+        if wish.latency:
+            raise DataError(f'--latency {AS_RECORDED}: {error}') from error
+        return None
+    return settings
+
+
+def _check_same(settings: LoopSettings, wish: Wish) -> None:
+    """DataError where something was asked for that was otherwise in the recording."""
+    steps = {'min_steps': wish.steps, 'max_steps': wish.steps} if wish.steps else {}
+    asked = {**wish.more, **steps, **{name: value for name, value in (
+        ('control_rate', wish.rate), ('deadline', wish.deadline)) if value}}
+    for name, was in dataclasses.asdict(settings).items():
+        if asked.get(name, was) != was:
+            raise DataError(f'recorded with {name} {was:g}, not {asked[name]:g}')
+    if wish.faults:
+        raise DataError('recorded without --fault')
+
+
 def make_charge(text: str, spec: PolicySpec, settings: LoopSettings, engine: Engine) -> Charge:
     """Return the latency model that `--latency` names."""
+    if text == AS_RECORDED:
+        return replace(modelled('0', 1), text=text)
     if text == 'measured':
         return measured(PolicyLoop(spec, engine, settings, SteadyClock()))
-    if Path(text).exists():
+    if text and Path(text).exists():
         return recorded(Path(text))
-    return modelled(text, max(settings.allowed_steps(spec)))
+    return modelled(text or '0', max(settings.allowed_steps(spec)))
 
 
 def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replayed:
     """Replay the bag with one policy; the trace and the output bag lie in `wish.out`."""
     bundle = read_bundle(policy)
-    spec, settings = bundle.spec, settings_for(bundle.spec, wish)
+    spec = bundle.spec
     with Bag(wish.bag) as bag:
         if not bag.topics or not bag.damage and not sum(t.messages for t in bag.topics):
             raise DataError(f'{wish.bag} holds no messages')
         sources = map_topics(Inputs.of(spec), bag.topics, parse(wish.maps))
+        again = recorded_run(bag, sources, bundle, wish)
+        settings = again or settings_for(spec, wish)
+        latency = AS_RECORDED if again else wish.latency
         engine = load_engine(bundle, engine_name, wish.threads)
         values = parameters(spec, wish)
         streams = [*sources.cameras, 'state']
-        how = Conditions(settings, make_charge(wish.latency, spec, settings, engine), wish.seed,
+        how = Conditions(settings, make_charge(latency, spec, settings, engine), wish.seed,
                          tuple(Fault.parse(text, streams) for text in wish.faults),
                          wish.action_type == 'twist_stamped',
                          action_limits(values, spec.action.names), stream_rules(values, spec),
                          caches_of(values, spec), bundle.digest,
-                         split(bag, sources, spec.action.names, wish.gripper))
+                         split(bag, sources, spec.action.names, wish.gripper), again is not None)
         return _write(bundle, bag, sources, engine, how, label, wish)
 
 

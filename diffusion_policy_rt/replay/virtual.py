@@ -152,6 +152,19 @@ class VirtualPlanner(Planner):
         super().stop(seconds)
 
 
+class Costs(NamedTuple):
+    """What a plan costs [ns]."""
+
+    encode: int
+    """Encoding, in sum."""
+    once: int
+    """Sampling, in sum, beside what each call costs."""
+    call: int
+    """Each network call."""
+    prompt: int = 0
+    """Network calls that cost nothing before the first that costs."""
+
+
 class ChargedEngine:
     """An engine whose calls cost what a model says, on a timeline, whatever they cost here."""
 
@@ -160,8 +173,8 @@ class ChargedEngine:
         self.name, self.dtypes, self.executed = engine.name, engine.dtypes, engine.executed
         self.conditioned = engine.conditioned if isinstance(engine, ConditionedEngine) else None
         self.blocks = engine.blocks if isinstance(engine, BlockwiseEngine) else Counter[str]()
-        self.costs = (0, 0, 0)
-        """Of the plan to come: encoding in sum, sampling in sum, and each network call [ns]."""
+        self.costs = Costs(0, 0, 0)
+        """Of the plan to come."""
         self.encoded = self.calls = 0
         """Frames encoded and network calls made since the start."""
 
@@ -186,13 +199,12 @@ class ChargedEngine:
 
     def _pay_encoding(self) -> None:
         self.encoded += 1
-        encode, once, call = self.costs
-        self.costs = (0, once, call)
-        self._timeline.spend(encode)
+        costs, self.costs = self.costs, self.costs._replace(encode=0)
+        self._timeline.spend(costs.encode)
 
     def denoise(self, x: np.ndarray, sigma: float, cond: np.ndarray,
                 stop: float = 0.0) -> np.ndarray:
-        """Denoise as the engine does; the first call pays for what is paid once."""
+        """Denoise as the engine does; the first call that costs pays for what is paid once."""
         clean = self._engine.denoise(x, sigma, cond, stop)
         self.pay_call()
         return clean
@@ -206,9 +218,12 @@ class ChargedEngine:
     def pay_call(self) -> None:
         """Pay for a network call that was made."""
         self.calls += 1
-        encode, once, call = self.costs
-        self.costs = (encode, 0, call)
-        self._timeline.spend(once + call)
+        costs = self.costs
+        if costs.prompt:
+            self.costs = costs._replace(prompt=costs.prompt - 1)
+        else:
+            self.costs = costs._replace(once=0)
+            self._timeline.spend(costs.once + costs.call)
 
 
 class ChargedPlan:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.runtime.driver import ALIGN, PLAN, RESET, START
 from diffusion_policy_rt.runtime.observation import ROBOT
+from diffusion_policy_rt.runtime.plan import Fate
 
 STOP = 'stop'
 __all__ = ['ALIGN', 'PLAN', 'RESET', 'START', 'STATE', 'STOP', 'Event', 'driver_event',
@@ -35,6 +36,8 @@ class Event:
     """The newest stamp that had come, or a plan saw, by camera and of the `state` [ns]."""
     held: Sequence[float] | None = None
     """The hold that was published because of it, [A] in units; None where none was."""
+    fate: Fate | None = None
+    """What became of a plan, as a list in JSON; None for other events."""
 
     def to_json(self) -> str:
         """Return the data of the message."""
@@ -42,15 +45,16 @@ class Event:
 
 
 def driver_event(kind: str, at_ns: int, newest: Mapping[str, int], asked_ns: int | None = None,
-                 held: Sequence[float] | None = None) -> Event:
+                 held: Sequence[float] | None = None, fate: Fate | None = None) -> Event:
     """Return the event that a `Driver` tells of."""
     named = {STATE if name == ROBOT else name: stamp for name, stamp in newest.items()}
-    return Event(kind, at_ns, at_ns if asked_ns is None else asked_ns, named, held)
+    return Event(kind, at_ns, at_ns if asked_ns is None else asked_ns, named, held, fate)
 
 
 def parse_event(text: str) -> Event:
     """Undo `Event.to_json`; DataError for what is none."""
     try:
-        return Event(**json.loads(text))
+        event = Event(**json.loads(text))
+        return replace(event, fate=Fate(*event.fate)) if event.fate else event
     except (TypeError, ValueError) as error:
         raise DataError(f'{text!r} is no event of a policy node') from error

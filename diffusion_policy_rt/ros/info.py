@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.runtime.ports import Engine
+from diffusion_policy_rt.runtime.settings import LoopSettings
 
 
 def policy_info(bundle: Bundle, engine: Engine, caching: Caching,
-                plan_s: dict[int, dict[str, float | None]]) -> dict[str, Any]:
-    """Return JSON data. `plan_s` are the percentiles of the warm-up's plans per step count [s]."""
+                plan_s: dict[int, dict[str, float | None]], settings: LoopSettings,
+                seed: int) -> dict[str, Any]:
+    """Return JSON data.
+
+    `plan_s` are the percentiles of the warm-up's plans per step count [s]; the settings those
+    with which the node was configured.
+    """
     spec = bundle.spec
     return {
         'name': spec.name,
@@ -33,6 +40,8 @@ def policy_info(bundle: Bundle, engine: Engine, caching: Caching,
         'calibration': bundle.provenance.get('calibration'),
         'quality': dict(bundle.quality),
         'provenance': dict(bundle.provenance),
+        'settings': asdict(settings),
+        'seed': seed,
         'plan_s': {str(steps): table for steps, table in plan_s.items()},
     }
 

@@ -23,6 +23,7 @@ from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.collector import Collector
 from diffusion_policy_rt.runtime.driver import Driver
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
+from diffusion_policy_rt.runtime.plan import Fate
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung
@@ -141,7 +142,7 @@ class Runner:
             self.forget()
             self._gate.hold(hold)
 
-    def _on_event(self, kind: str, at_ns: int) -> None:
+    def _on_event(self, kind: str, at_ns: int, fate: Fate | None) -> None:
         """In the ticking thread: hand over what a re-enactment needs to know."""
         asked, held, newest = None, None, dict[str, int]()
         if kind == PLAN:
@@ -152,7 +153,7 @@ class Runner:
             self._inputs.open = True  # so that a recording tells what came before
         elif kind == RESET and self._asked is not None:
             (asked, held), self._asked = self._asked, None
-        self._reporter.driver_event(kind, at_ns, newest, asked, held)
+        self._reporter.driver_event(kind, at_ns, newest, asked, held, fate)
 
     # -- live parameters -----------------------------------------------------------------------
 

@@ -19,6 +19,8 @@ class Action:
     rung: Rung
     actions: np.ndarray
     """float64 [K, A] in units: the action due now, then the rest of the chunk; K = 0 for STOP."""
+    chunk: Chunk | None = None
+    """The chunk that was in force, whether or not it is what is published."""
 
     @classmethod
     def stop(cls, spec: PolicySpec) -> Action:

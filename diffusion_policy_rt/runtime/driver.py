@@ -14,9 +14,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from diffusion_policy_rt.runtime.chunk import Chunk
 from diffusion_policy_rt.runtime.clock import Deadline
 from diffusion_policy_rt.runtime.loop import Action, Plan, PolicyLoop
 from diffusion_policy_rt.runtime.observation import NotReady
+from diffusion_policy_rt.runtime.plan import Fate
 from diffusion_policy_rt.runtime.planner import Planner, Result
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung, Tick
@@ -42,9 +44,10 @@ class Driver:
     `between` after each tick, for what must not happen within one. A period in which the machine
     did not let the tick run is recorded too: as a missed STOP.
 
-    `on_event` is told what a re-enactment needs to know, in ns: (START, now); (RESET, now) when
-    the loop has forgotten; (PLAN, tick) when a plan is there, or refused, `loop.looked` telling
-    what it saw; (ALIGN, next tick) when the ticks take a frame's phase.
+    `on_event` is told what a re-enactment needs to know, in ns: (START, now, None); (RESET, now,
+    None) when the loop has forgotten; (PLAN, tick, its fate) when a plan is there, refused, or
+    left behind by a stop, `loop.looked` telling what it saw; (ALIGN, next tick, None) when the
+    ticks take a frame's phase.
     """
 
     def __init__(self, loop: PolicyLoop, timeline: Timeline, publish: Callable[[Action], None],
@@ -52,7 +55,7 @@ class Driver:
                  make_planner: Callable[[PolicyLoop], Planner] = Planner,
                  prepare: Callable[[], object] = _nothing,
                  between: Callable[[], object] = _nothing,
-                 on_event: Callable[[str, int], object] = _nothing) -> None:
+                 on_event: Callable[[str, int, Fate | None], object] = _nothing) -> None:
         self.loop, self._timeline = loop, timeline
         self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
         self._planner = make_planner(loop)
@@ -62,6 +65,12 @@ class Driver:
         self._stopping = self._aligned = False
         self._reason = ''
         self._asked = self._count = 0
+        self._untold = False
+        """Whether a plan was asked for of which nothing was told yet."""
+        self._cut = self._used = 0
+        self._before: Chunk | None = None
+        self._estimate: Chunk | None = None
+        """In force before that plan, and what it had come to when it was cut short."""
 
     def start(self) -> None:
         """Begin to tick, one period from now. A driver runs once."""
@@ -99,12 +108,13 @@ class Driver:
 
     def _run(self) -> None:
         now = self._timeline.now_ns()
-        self._on_event(START, now)
+        self._on_event(START, now, None)
         scheduled = now + self.loop.settings.period_ns
         while True:
             self._timeline.sleep_until(scheduled, self._wake)
             self._wake.clear()  # before looking: what is set after this wakes the next sleep
             if self._stopping:
+                self._give_up()
                 return
             if self._reset.is_set() and not self._planner.busy:
                 scheduled = self._begin_anew(scheduled)
@@ -115,12 +125,12 @@ class Driver:
 
     def _begin_anew(self, scheduled: int) -> int:
         """Reset the loop; the rhythm stands unless the timeline itself has jumped."""
-        self._take()
+        self._take(self._past_tick())
         self.loop.reset()
         self._reset.clear()
         self._aligned = False
         now, period = self._timeline.now_ns(), self.loop.settings.period_ns
-        self._on_event(RESET, now)
+        self._on_event(RESET, now, None)
         return scheduled if abs(now - scheduled) <= period else now + period
 
     def _next(self, scheduled: int) -> int:
@@ -138,18 +148,20 @@ class Driver:
             return scheduled + period * max(1, (now - scheduled) // period + 1)
         self._aligned = True
         upcoming = newest.arrival_ns + period * max(1, (now - newest.arrival_ns) // period + 1)
-        self._on_event(ALIGN, upcoming)
+        self._on_event(ALIGN, upcoming, None)
         return upcoming
 
     def _tick(self, scheduled: int) -> None:
         loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
         newest, deadline = loop.newest, Deadline(scheduled, loop.settings.deadline_ns)
-        late = self._account(self._take())
+        late = self._account(self._take(scheduled))
         result = self._account(self._plan(planner, scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
         decided = self._timeline.now_ns()
         self._explain(NotReady(loop.guard.halted) if loop.guard.halted else result or late)
-        rung = self._send(loop.act(scheduled, plan))
+        action = loop.act(scheduled, plan)
+        self._followed(scheduled, action.chunk)
+        rung = self._send(action)
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
         age = (began - newest.stamp_ns) / 1e9 if newest is not None else NAN
@@ -166,17 +178,45 @@ class Driver:
         fewest = self.loop.settings.allowed_steps(self.loop.spec)[0]
         planning = latencies.p99_ns('encode') + latencies.p99_ns(fewest)
         self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
-        self._asked = scheduled
+        self._asked, self._untold, self._cut, self._used = scheduled, True, 0, 0
+        self._before, self._estimate = self.loop.current, None
         planner.ask(scheduled, cut_off - self._timeline.now_ns())
         self._timeline.sleep_until(cut_off, planner.done)
-        return self._take() or self._cut_short()
+        result = self._take(self._timeline.now_ns(), in_time=True)
+        return result or self._cut_short()
 
-    def _take(self) -> Result | None:
+    def _take(self, at_ns: int, in_time: bool = False) -> Result | None:
         """Return the planner's result, once, and tell what it was planned from."""
         result = self._planner.take()
         if result is not None:
-            self._on_event(PLAN, self._asked)
+            self._tell_fate(isinstance(result, Plan), at_ns, in_time)
         return result
+
+    def _give_up(self) -> None:
+        """Tell of the plan in flight, if there is one: its estimate may have been followed."""
+        after = self._past_tick() + 1  # no tick has followed it
+        if self._untold and self._take(after) is None:
+            self._tell_fate(True, after)
+
+    def _past_tick(self) -> int:
+        """Return the time, and in any case one that is too late for the tick that asked."""
+        return max(self._timeline.now_ns(), self._asked + self.loop.settings.deadline_ns)
+
+    def _tell_fate(self, made: bool, at_ns: int, in_time: bool = False) -> None:
+        steps = self.loop.chosen if made else 0
+        whole = in_time or self._used == self._asked
+        fate = Fate(steps, steps if whole else self._cut, self._used or at_ns)
+        self._untold = False
+        self._on_event(PLAN, self._asked, fate)
+
+    def _followed(self, scheduled: int, chunk: Chunk | None) -> None:
+        """Take in which chunk a tick followed while a plan was in flight."""
+        if not self._untold or chunk is self._before:
+            return
+        if chunk is self._estimate:
+            self._cut = chunk.steps if chunk else 0
+        else:  # the whole of it came just before acting
+            self._used = self._used or scheduled
 
     def _account(self, result: Result | None) -> Result | None:
         """Count a plan that failed for no stream's fault; return what was given."""
@@ -189,6 +229,7 @@ class Driver:
         offered = self._planner.offered
         self.loop.counts['late'] += 1
         if offered is not None:
+            self._estimate = offered.chunk
             self.loop.adopt(offered)
         return offered
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -76,6 +77,8 @@ class PolicyLoop:
         self._planned_ns: int | None = None
         self.looked: dict[str, int] = {}
         """The newest stamp of each stream when the last plan looked [ns]."""
+        self.chosen = 0
+        """Network calls that the last plan was to make; 0 where it has not come to choosing."""
         self._state: State | None = None
         self.newest_frame: Frame | None = None
 
@@ -167,7 +170,7 @@ class PolicyLoop:
 
     def _plan(self, now_ns: int, budget_ns: int | None,
               offer: Callable[[Plan], None] | None) -> Plan | NotReady:
-        began = self._clock.now_ns()
+        began, self.chosen = self._clock.now_ns(), 0
         observation = self.observe(now_ns)
         if isinstance(observation, NotReady):
             return observation
@@ -179,9 +182,7 @@ class PolicyLoop:
         self.latencies.record('encode', encoded - began)
         allowed = self.settings.allowed_steps(self.spec)
         left = Deadline(began, budget_ns).left_ns(encoded) if budget_ns is not None else np.inf
-        steps = choose_steps(allowed, self.latencies, left)
-        for passed_over in allowed[allowed.index(steps) + 1:]:
-            self.latencies.pass_over(passed_over)
+        self.chosen = steps = self.choose(allowed, left)
         before = self.current
         given = committed(self.spec, before, observation.stamp_ns, now_ns)
         joint = self.settings.joint(self.spec.action)
@@ -199,6 +200,13 @@ class PolicyLoop:
                 offer(plan)
         self.latencies.record(steps, done - encoded)
         return plan
+
+    def choose(self, allowed: tuple[int, ...], left_ns: float) -> int:
+        """Return how many of the `allowed` network calls a plan makes that has `left_ns`."""
+        steps = choose_steps(allowed, self.latencies, left_ns)
+        for passed_over in allowed[allowed.index(steps) + 1:]:
+            self.latencies.pass_over(passed_over)
+        return steps
 
     def _encode(self, observation: Observation) -> dict[str, list[np.ndarray]] | NotReady:
         latents: dict[str, list[np.ndarray]] = {name: [] for name in observation.frames}
@@ -258,6 +266,9 @@ class PolicyLoop:
         The rule of a stream that is stale goes before all of it.
         """
         chunk = self.current
+        return replace(self._acted(now_ns, plan, chunk), chunk=chunk)
+
+    def _acted(self, now_ns: int, plan: Plan | None, chunk: Chunk | None) -> Action:
         order = self.guard.order(now_ns, self.settings.observation_timeout_ns)
         if order == Rung.HOLD and chunk is not None:
             self._ended_ns = chunk.stamp_ns

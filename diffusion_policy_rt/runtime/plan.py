@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +33,24 @@ class Plan:
     encode_ns: int
     denoise_ns: int
     plan_ns: int
+
+
+class Fate(NamedTuple):
+    """What became of a plan: all that its ticks' actions depend on, beside what it saw."""
+
+    steps: int
+    """Network calls that it was to make; 0 for one that was refused."""
+    followed: int
+    """Network calls behind what the tick that asked for it followed: all of them, as many as the
+    estimate had that it was cut short to, or 0 where nothing was there in time."""
+    used_ns: int
+    """When it was there in time; else the first tick that followed the whole of it, or when it was
+    given up [ns]."""
+
+    @property
+    def prompt(self) -> bool:
+        """Whether the tick that asked for it followed the whole of it."""
+        return self.followed == self.steps > 0
 
 
 def rung_of(steps: int, most: int, anew: bool) -> Rung:
