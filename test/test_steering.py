@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.runtime.limits import Clips, Limits
 from diffusion_policy_rt.runtime.motion import Motion
-from diffusion_policy_rt.runtime.steering import Steering, fastest
+from diffusion_policy_rt.runtime.steering import MOST, Steering, fastest
 from diffusion_policy_rt.runtime.trace import Rung
 
 LOW, HIGH, RATE = np.array([-1.0, -2]), np.array([1.0, 2]), np.array([0.5, 4])
@@ -109,7 +109,8 @@ def test_braking_is_within_the_limits_or_as_hard_as_the_place_demands(at, veloci
     rows = steering(step).brake(at, velocity, step)
     speeds = np.abs(np.diff(np.vstack((at, rows)), axis=0)) / step
     assert (np.diff(np.vstack((np.abs(velocity), speeds)), axis=0) <= TINY / step).all()
-    assert (rows >= LOW).all() and (rows <= HIGH).all() and (speeds[-1] <= TINY / step).all()
+    assert (rows >= LOW).all() and (rows <= HIGH).all()
+    assert (speeds[-1] <= TINY / step).all() or len(rows) == MOST
 
 
 @given(arrays(float, (12, 2), elements=st.floats(0, 1)), inside, steps)
@@ -218,7 +219,7 @@ def test_a_loop_brakes_at_the_end_of_a_chunk_and_holds_where_it_stopped():
     speed = np.diff(way) / 0.1
     assert np.abs(np.diff(speed)).max() <= 0.03 + TINY and speed.max() > 0.1
     assert Rung.HOLD in rungs and way[-1] == way[-2] > way[0]
-    assert loop.clips.figures()['limits.clip_ratio'] == 1
+    assert loop.hands.clips.figures()['limits.clip_ratio'] == 1
 
 
 def test_the_last_hold_alone_tells_the_whole_way_to_rest():
@@ -242,7 +243,7 @@ def test_a_robot_measured_far_out_of_its_limits_is_sent_nothing_out_of_them(acce
     loop.observe_state(START + MS, START + MS, np.array([0.0, far, 0.5]))
     for now in (START, START + 7 * STEP):  # a chunk, a hold
         assert loop.act(now, plan).rung == Rung.STOP
-    assert loop.clips.figures()['limits.outside'] == 2
+    assert loop.hands.clips.figures()['limits.outside'] == 2
     assert loop.hold(START).rung == Rung.STOP
 
 

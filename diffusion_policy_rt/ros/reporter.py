@@ -139,7 +139,7 @@ class Reporter:
     def _plans(self) -> dict[str, object]:
         loop = self._loop
         return {**{f'plans.{kind}': loop.counts[kind] for kind in PLAN_FAULTS},
-                **loop.clips.figures(), **loop.seams.figures(), **loop.cache_figures()}
+                **loop.hands.clips.figures(), **loop.seams.figures(), **loop.cache_figures()}
 
     def _report(self) -> None:
         running = self._teller is not None

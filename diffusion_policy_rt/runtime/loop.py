@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from diffusion_policy_rt.errors import FrameError, SpecError
-from diffusion_policy_rt.runtime.acting import Action, braking, measured, resting
+from diffusion_policy_rt.errors import FrameError
+from diffusion_policy_rt.runtime.acting import Action
 from diffusion_policy_rt.runtime.arrivals import Arrivals
 from diffusion_policy_rt.runtime.chunk import Chunk, join, splice
 from diffusion_policy_rt.runtime.caches import (
@@ -21,10 +21,10 @@ from diffusion_policy_rt.runtime.caches import (
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
 from diffusion_policy_rt.runtime.frame import Frame, to_input
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
+from diffusion_policy_rt.runtime.hands import Hands
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
 from diffusion_policy_rt.runtime.latents import LatentCache
-from diffusion_policy_rt.runtime.limits import Clips, Limits
-from diffusion_policy_rt.runtime.motion import Motion
+from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.observation import (
     ROBOT, NotReady, Observation, ObservationBuffer, State)
 from diffusion_policy_rt.runtime.plan import Plan, chunk_estimates, rung_of
@@ -46,15 +46,7 @@ class PolicyLoop:
                  rules: Mapping[str, StreamRule] | None = None) -> None:
         settings.check(spec)
         self.spec, self.engine, self.settings, self.seed = spec, engine, settings, seed
-        self.limits = limits or Limits.none(len(spec.action))
-        self.velocity = velocity
-        """Whether actions are velocities: then holding means zero, not the measured state."""
-        self._sent: np.ndarray | None = None
-        """The last velocity that was to be published [A]; stays None for other actions."""
-        self.motion, self.clips = Motion(self.limits, 1 / spec.rate), Clips()
-        if velocity and self.motion.bounds:
-            raise SpecError('limits.*.max_acceleration bounds positions; the acceleration of a '
-                            'velocity is bounded by limits.*.max_velocity')
+        self.hands = Hands(spec, limits or Limits.none(len(spec.action)), velocity)
         self.latencies = LatencyModel()
         self.arrivals = Arrivals()
         self.guard = Guard((camera.name for camera in spec.cameras), rules)
@@ -79,7 +71,6 @@ class PolicyLoop:
         """The newest stamp of each stream when the last plan looked [ns]."""
         self.chosen = 0
         """Network calls that the last plan was to make; 0 where it has not come to choosing."""
-        self._state: State | None = None
         self.newest_frame: Frame | None = None
 
     # -- caches --------------------------------------------------------------------------------
@@ -106,16 +97,15 @@ class PolicyLoop:
     def observe_state(self, stamp_ns: int, arrival_ns: int, values: np.ndarray) -> None:
         """Take in a measured state [S] in units; SpecError if it is malformed or not finite."""
         self.spec.state.validate(values)
-        self._state = State(stamp_ns, arrival_ns, values)
-        if self.motion.bounds:
-            self.motion.measure(stamp_ns, self._measured(), self.settings.period_ns)
-        self._arrived.append(self._state)
+        state = State(stamp_ns, arrival_ns, values)
+        self.hands.measure(state, self.settings)
+        self._arrived.append(state)
         self.guard.note(ROBOT, stamp_ns, arrival_ns)
 
     @property
     def newest(self) -> Frame | State | None:
         """The sample whose stamp is an observation's instant: a frame, without cameras a state."""
-        return self.newest_frame if self.spec.cameras else self._state
+        return self.newest_frame if self.spec.cameras else self.hands.state
 
     # -- plan ----------------------------------------------------------------------------------
 
@@ -274,40 +264,13 @@ class PolicyLoop:
             self._ended_ns = chunk.stamp_ns
         left = 0 if chunk is None else chunk.stamp_ns + self.settings.action_timeout_ns - now_ns
         if chunk is None or left < 0 or order == Rung.STOP:
-            return self._brake() if self._sent is not None else Action.stop(self.spec)
+            return self.hands.end(self.settings)
         rest = chunk.rest(now_ns)[:1 + left // chunk.step_ns]
         if not len(rest) or self._broken_off(chunk):
-            return self._brake() if self.velocity else self.hold(now_ns, told=True)
+            return (self.hands.brake(self.settings) if self.hands.velocity
+                    else self.hold(now_ns, told=True))
         rung = plan.rung if plan is not None and plan.chunk is chunk else Rung.CHUNK
-        actions = self._follow(rest.astype(float), chunk.before(now_ns), now_ns)
-        self.clips.note(rest[0], actions[0])
-        return self._sending(self._contained(Action(rung, actions)))
-
-    def _contained(self, action: Action) -> Action:
-        """Return the action, or STOP and count it where it is out of the limits of position.
-
-        That is so where the robot is measured further out than their rate can bring back.
-        """
-        if self.limits.contain(action.actions):
-            return action
-        self.clips.outside += 1
-        return Action.stop(self.spec)
-
-    def _follow(self, rest: np.ndarray, before: np.ndarray, now_ns: int) -> np.ndarray:
-        return self.motion.follow(self._bounded(rest), rest, before, self._measured(), now_ns,
-                                  1 / self.settings.control_rate)
-
-    def _brake(self) -> Action:
-        """Return what brings velocities to zero within the limits, and then nothing."""
-        slower = braking(self._sent, self.limits.rate / self.settings.control_rate)
-        if slower is None:
-            return Action.stop(self.spec)
-        return self._sending(Action(Rung.HOLD, slower[None]))
-
-    def _sending(self, action: Action) -> Action:
-        if self.velocity and len(action.actions):
-            self._sent = action.actions[0]
-        return action
+        return self.hands.follow(chunk, rest, rung, self.settings, now_ns)
 
     def hold(self, now_ns: int | None = None, told: bool = False) -> Action:
         """Return the action that keeps the robot where it is measured to be, once it is braked.
@@ -317,30 +280,7 @@ class PolicyLoop:
         `now_ns` tells a state too old to hold at, and what is due; without it the newest state and
         the last planned value stand, and nothing is braked. `told` is for ticks, which send it.
         """
-        if self.velocity:
-            return self._sending(Action(Rung.HOLD, np.zeros((1, len(self.spec.action)))))
-        values = resting(self._measured(now_ns), self.current, now_ns)
-        if not np.isfinite(values).all():
-            return Action.stop(self.spec)
-        held = self._bounded(values[None].astype(float))
-        if now_ns is None:
-            return self._contained(Action(Rung.HOLD, held))
-        return self._contained(Action(Rung.HOLD, self.motion.brake(
-            held[0], now_ns, 1 / self.settings.control_rate, told)))
-
-    def _bounded(self, actions: np.ndarray) -> np.ndarray:
-        period, step = 1 / self.settings.control_rate, 1 / self.spec.rate
-        if not self.velocity:
-            return self.limits.apply(actions, self._measured(), step)
-        sent = np.zeros(len(self.spec.action)) if self._sent is None else self._sent
-        return self.limits.apply(actions, sent, step, period)
-
-    def _measured(self, now_ns: int | None = None) -> np.ndarray:
-        """Return the newest measured state by action name, [A]; NaN where there is none."""
-        state = self._state
-        old = (state is not None and now_ns is not None
-               and now_ns - state.arrival_ns > self.settings.action_timeout_ns)
-        return measured(self.spec, None if old or self.velocity else state)
+        return self.hands.hold(self.current, self.settings, now_ns, told)
 
     def reset(self) -> None:
         """Forget observations, latents and the chunk, as at a new episode or a clock jump."""
@@ -351,6 +291,6 @@ class PolicyLoop:
         self.tiling.clear()
         self.arrivals.clear()
         self.guard.clear()
-        self.motion.clear()
+        self.hands.forget()
         self._chunk = self._estimate = self._planned_ns = self._ended_ns = None
-        self._state = self.newest_frame = None
+        self.newest_frame = None
