@@ -38,7 +38,7 @@ def run(path, chosen, latency='0', watchers=None, **how):
         found[due] = actions
         told(due, now, actions, tick)
 
-    trail = Trail(io.StringIO(), Matcher(chosen.period_ns))
+    trail = Trail(io.StringIO(), Matcher(chosen.period_ns, []))
     conditions = Conditions(chosen, modelled(latency, 8), digest=DIGEST, **how)
     with Bag(path) as bag:
         sources = map_topics(Inputs.of(SPEC), bag.topics, {})

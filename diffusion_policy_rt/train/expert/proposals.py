@@ -48,9 +48,9 @@ class Proposals:
         cond = np.concatenate([head, PrefixLayout.of(spec).tail(np.zeros((0, 2)))])
         rows = torch.from_numpy(cond)[None].expand(count, -1)
 
-        def network(x: np.ndarray, level: float, _: np.ndarray) -> np.ndarray:
-            return self._policy.denoiser(
-                torch.from_numpy(x), torch.full((count,), level), rows).numpy()
+        def network(x: np.ndarray, level: float, _: np.ndarray, *stop: float) -> np.ndarray:
+            start, *told = (torch.full((count,), at) for at in (level, *stop))
+            return self._policy.denoiser(torch.from_numpy(x), start, rows, *told).numpy()
 
         made = sample(lambda x, sigma, stop: denoise(network, spec.precond, x, sigma, cond, stop),
                       spec.schedule(self.steps),
