@@ -111,7 +111,7 @@ def _point(how: OneDPOptions, steps: tuple[int, ...]) -> dict[int, Schedule]:
 
 def _path(how: ConsistencyOptions, steps: tuple[int, ...]) -> dict[int, Schedule]:
     sigmas = tuple(karras_sigmas(max(steps) + 1, how.sigma_min, how.sigma_max)[:-1])
-    return {n: Schedule('ddim', every_nth(sigmas, n)) for n in steps}
+    return _renoised(sigmas, steps)  # along the path itself the errors of the jumps add up
 
 
 def every_nth(sigmas: Sequence[float], steps: int) -> tuple[float, ...]:
