@@ -1,0 +1,104 @@
+"""What moves the robot: due actions within the limits, holds, and the way to rest."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.runtime.acting import Action, braking, measured, resting
+from diffusion_policy_rt.runtime.chunk import Chunk
+from diffusion_policy_rt.runtime.limits import Clips, Limits
+from diffusion_policy_rt.runtime.motion import Motion
+from diffusion_policy_rt.runtime.observation import State
+from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.trace import Rung
+from diffusion_policy_rt.spec import PolicySpec
+
+
+class Hands:
+    """Knows what is measured and what was sent; one thread measures, another acts."""
+
+    def __init__(self, spec: PolicySpec, limits: Limits, velocity: bool) -> None:
+        self.limits, self.velocity = limits, velocity
+        self.motion, self.clips = Motion(limits, 1 / spec.rate), Clips()
+        if velocity and self.motion.bounds:
+            raise SpecError('limits.*.max_acceleration bounds positions; the acceleration of a '
+                            'velocity is bounded by limits.*.max_velocity')
+        self.state: State | None = None
+        """The newest that was measured."""
+        self._spec = spec
+        self._sent: np.ndarray | None = None
+        """The last velocity that was to be published [A]; stays None for other actions."""
+
+    def measure(self, state: State, settings: LoopSettings) -> None:
+        """Take in a measured state."""
+        self.state = state
+        if self.motion.bounds:
+            self.motion.measure(state.stamp_ns, self._measured(settings), settings.period_ns)
+
+    def follow(self, chunk: Chunk, rest: np.ndarray, rung: Rung, settings: LoopSettings,
+               now_ns: int) -> Action:
+        """Return what is left of a chunk, `rest` [K, A] from now on, within the limits."""
+        actions = self.motion.follow(
+            self._bounded(rest.astype(float), settings), rest.astype(float), chunk.before(now_ns),
+            self._measured(settings), now_ns, 1 / settings.control_rate)
+        self.clips.note(rest[0], actions[0])
+        return self._sending(self._contained(Action(rung, actions)))
+
+    def end(self, settings: LoopSettings) -> Action:
+        """Return what is sent where there is nothing to follow: velocities are braked first."""
+        return Action.stop(self._spec) if self._sent is None else self.brake(settings)
+
+    def brake(self, settings: LoopSettings) -> Action:
+        """Return what brings velocities to zero within the limits, and then nothing."""
+        slower = braking(self._sent, self.limits.rate / settings.control_rate)
+        if slower is None:
+            return Action.stop(self._spec)
+        return self._sending(Action(Rung.HOLD, slower[None]))
+
+    def hold(self, chunk: Chunk | None, settings: LoopSettings, now_ns: int | None = None,
+             told: bool = False) -> Action:
+        """Return what keeps the robot where it is measured to be; see `PolicyLoop.hold`."""
+        if self.velocity:
+            return self._sending(Action(Rung.HOLD, np.zeros((1, len(self._spec.action)))))
+        values = resting(self._measured(settings, now_ns), chunk, now_ns)
+        if not np.isfinite(values).all():
+            return Action.stop(self._spec)
+        held = self._bounded(values[None].astype(float), settings)
+        if now_ns is not None:
+            held = self.motion.brake(held[0], now_ns, 1 / settings.control_rate, told)
+        return self._contained(Action(Rung.HOLD, held))
+
+    def forget(self) -> None:
+        """Forget what was measured, and begin at rest."""
+        self.motion.clear()
+        self.state = None
+
+    def _contained(self, action: Action) -> Action:
+        """Return the action, or STOP and count it where it is out of the limits of position.
+
+        That is so where the robot is measured further out than their rate can bring back.
+        """
+        if self.limits.contain(action.actions):
+            return action
+        self.clips.outside += 1
+        return Action.stop(self._spec)
+
+    def _sending(self, action: Action) -> Action:
+        if self.velocity and len(action.actions):
+            self._sent = action.actions[0]
+        return action
+
+    def _bounded(self, actions: np.ndarray, settings: LoopSettings) -> np.ndarray:
+        period, step = 1 / settings.control_rate, 1 / self._spec.rate
+        if not self.velocity:
+            return self.limits.apply(actions, self._measured(settings), step)
+        sent = np.zeros(len(self._spec.action)) if self._sent is None else self._sent
+        return self.limits.apply(actions, sent, step, period)
+
+    def _measured(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
+        """Return the newest measured state by action name, [A]; NaN where there is none."""
+        state = self.state
+        old = (state is not None and now_ns is not None
+               and now_ns - state.arrival_ns > settings.action_timeout_ns)
+        return measured(self._spec, None if old or self.velocity else state)
