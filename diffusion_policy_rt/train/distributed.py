@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -115,6 +116,7 @@ class World:
             lost = isinstance(error, dist.DistError) or 'gloo' in str(error).lower()
             if self.size == 1 or not lost:
                 raise
+            atexit.register(os._exit, 1)  # taking such a group down aborts, or waits for ever
             raise DprtError(f'process {self.rank} of {self.size} lost another one; its own '
                             f'message tells why; {what}') from error
 
