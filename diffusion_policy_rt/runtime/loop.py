@@ -19,7 +19,7 @@ from diffusion_policy_rt.runtime.chunk import Chunk, join, splice
 from diffusion_policy_rt.runtime.caches import (
     CacheRules, denoiser_figures, denoiser_of, keep_conditions)
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
-from diffusion_policy_rt.runtime.frame import Frame, to_input
+from diffusion_policy_rt.runtime.frame import Frame, window
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
 from diffusion_policy_rt.runtime.hands import Hands
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
@@ -210,9 +210,9 @@ class PolicyLoop:
 
     def _encode_frame(self, frame: Frame) -> np.ndarray:
         rgb = frame.decode()
-        image = to_input(rgb, self.spec.camera(frame.camera))
+        pixels = window(rgb, self.spec.camera(frame.camera))
         self.guard.look(frame, rgb)
-        return self.tiling.encode(frame.camera, image, frame.stamp_ns)
+        return self.tiling.encode(frame.camera, pixels, frame.stamp_ns)
 
     def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                steps: int, noise: np.ndarray | None = None,
