@@ -32,7 +32,7 @@ MOST = 0.3
 """Share of the image above which changed rectangles are not worth more than encoding it whole."""
 LEAST = 160 * 160
 """Pixels of an image below which a call per layer costs more than encoding it whole."""
-SOME = 8
+SOME = 16
 """Every so many rows are compared first: enough to tell that most of an image moved."""
 ON_THE_ARM = ('wrist', 'hand', 'gripper', 'arm')
 """In the name of a camera that moves, so that all of its image does."""
@@ -111,26 +111,27 @@ class TiledEncoder:
             self.counts['refreshed'] += 1
             held = None
         if held is None or held.image.shape != image.shape:
-            held = self._whole(image, stamp_ns)
+            held = self._whole(image, stamp_ns, np.empty(image.shape, np.uint8))
         else:
             held = self._changed(held, image, stamp_ns, rule.threshold)
         self.age_ns = stamp_ns - held.since_ns
         self._held = held
         return held.latent.copy()
 
-    def _whole(self, image: np.ndarray, stamp_ns: int) -> _Held:
+    def _whole(self, image: np.ndarray, stamp_ns: int, into: np.ndarray) -> _Held:
         self.counts['whole'] += 1
         self.tiles += tiles_of(image.shape)
         self.drift = 0.0
         latent = self._encode(scaled(image, self._camera))
-        return _Held(image.copy(), None, latent, stamp_ns)
+        into[:] = image
+        return _Held(into, None, latent, stamp_ns)
 
     def _changed(self, held: _Held, image: np.ndarray, stamp_ns: int, threshold: float) -> _Held:
         rows, columns = image.shape[:2]
         most = MOST if rows * columns >= self._least else 0.0
         few = cv2.absdiff(image[::SOME], held.image[::SOME])
         if np.count_nonzero(few > threshold) > most * few.size:
-            return self._whole(image, stamp_ns)
+            return self._whole(image, stamp_ns, held.image)
         far = cv2.absdiff(image, held.image)
         furthest = by_tile(far)
         dirty = furthest > threshold
@@ -140,7 +141,7 @@ class TiledEncoder:
             return held
         rects = [shrunk(rect, far, threshold) for rect in rectangles(dirty, (rows, columns))]
         if sum(map(_area, rects)) > most * rows * columns:
-            return self._whole(image, stamp_ns)
+            return self._whole(image, stamp_ns, held.image)
         latent, maps = self._patched(held, image, rects)
         self._count('patched', dirty)
         return _Held(held.image, maps, latent, held.since_ns)
