@@ -33,7 +33,8 @@ MOST = 0.3
 LEAST = 160 * 160
 """Pixels of an image below which a call per layer costs more than encoding it whole."""
 SOME = 16
-"""Every so many rows are compared first: enough to tell that most of an image moved."""
+"""Every so many rows are compared first where the last image was encoded whole: enough to tell
+that most of this one moved, too."""
 ON_THE_ARM = ('wrist', 'hand', 'gripper', 'arm')
 """In the name of a camera that moves, so that all of its image does."""
 COUNTS = ('unchanged', 'patched', 'whole', 'refreshed')
@@ -129,8 +130,7 @@ class TiledEncoder:
     def _changed(self, held: _Held, image: np.ndarray, stamp_ns: int, threshold: float) -> _Held:
         rows, columns = image.shape[:2]
         most = MOST if rows * columns >= self._least else 0.0
-        few = cv2.absdiff(image[::SOME], held.image[::SOME])
-        if np.count_nonzero(few > threshold) > most * few.size:
+        if held.maps is None and _moved(image[::SOME], held.image[::SOME], threshold) > most:
             return self._whole(image, stamp_ns, held.image)
         far = cv2.absdiff(image, held.image)
         furthest = by_tile(far)
@@ -173,18 +173,20 @@ def tiles_of(shape: tuple[int, ...]) -> int:
 def by_tile(far: np.ndarray) -> np.ndarray:
     """Return the largest difference, uint8 [h, w, 3], of each tile."""
     rows, columns = (-(-size // TILE) for size in far.shape[:2])
-    far = cv2.copyMakeBorder(far, 0, rows * TILE - far.shape[0], 0, columns * TILE - far.shape[1],
-                             cv2.BORDER_CONSTANT)
+    lower, right = rows * TILE - far.shape[0], columns * TILE - far.shape[1]
+    if lower or right:
+        far = cv2.copyMakeBorder(far, 0, lower, 0, right, cv2.BORDER_CONSTANT)
     lines = far.reshape(rows, TILE, columns * TILE * 3).max(1)
     return cv2.reduce(lines.reshape(-1, TILE * 3), 1, cv2.REDUCE_MAX).reshape(rows, columns)
 
 
 def rectangles(dirty: np.ndarray, shape: tuple[int, ...]) -> list[Rect]:
     """Return the rectangles of pixels around groups of tiles that touch."""
-    count, _, boxes, _ = cv2.connectedComponentsWithStats(dirty.astype(np.uint8))
+    groups, _ = cv2.findContours(dirty.astype(np.uint8), cv2.RETR_EXTERNAL,
+                                 cv2.CHAIN_APPROX_SIMPLE)
     return [(top * TILE, left * TILE, min(shape[0], (top + rows) * TILE),
              min(shape[1], (left + columns) * TILE))
-            for left, top, columns, rows, _ in boxes[1:count].tolist()]
+            for left, top, columns, rows in map(cv2.boundingRect, groups)]
 
 
 def shrunk(rect: Rect, far: np.ndarray, threshold: float) -> Rect:
@@ -193,6 +195,12 @@ def shrunk(rect: Rect, far: np.ndarray, threshold: float) -> Rect:
     changed = (far[top:bottom, left:right] > threshold).view(np.uint8)
     x, y, columns, rows = cv2.boundingRect(changed.reshape(bottom - top, -1))
     return top + y, left + x // 3, top + y + rows, left + -(-(x + columns) // 3)
+
+
+def _moved(image: np.ndarray, held: np.ndarray, threshold: float) -> float:
+    """Return the share of values that differ by more than the threshold."""
+    far = cv2.absdiff(image, held)
+    return float(np.count_nonzero(far > threshold) / far.size)
 
 
 def _area(rect: Rect) -> int:
