@@ -63,8 +63,8 @@ def to_input(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0
     gain = 1 / (255 * np.asarray(camera.std, np.float32))
     bias = np.asarray(camera.mean, np.float32) / np.asarray(camera.std, np.float32)
     scaled = np.ascontiguousarray(window.transpose(2, 0, 1)).astype(np.float32)
-    scaled *= gain[:, None, None]
-    scaled -= bias[:, None, None]
+    np.multiply(scaled, gain[:, None, None], out=scaled)
+    np.subtract(scaled, bias[:, None, None], out=scaled)
     return scaled
 
 
