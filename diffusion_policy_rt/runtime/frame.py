@@ -61,12 +61,12 @@ def window(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0))
     """
     image = fit(rgb, camera)
     rows, columns = camera.input_size
-    top, left = camera.crop_corner
-    if any(shift):
-        reach = [(abs(by), abs(by)) for by in shift]
-        image = np.pad(image, (*reach, (0, 0)), mode='edge')
-        top, left = (corner + by + abs(by) for corner, by in zip((top, left), shift))
-    return image[top:top + rows, left:left + columns]
+    top, left = (corner + by for corner, by in zip(camera.crop_corner, shift))
+    if 0 <= top <= camera.height - rows and 0 <= left <= camera.width - columns:
+        return image[top:top + rows, left:left + columns]
+    row_index = np.clip(np.arange(top, top + rows), 0, camera.height - 1)
+    column_index = np.clip(np.arange(left, left + columns), 0, camera.width - 1)
+    return image.take(row_index, 0).take(column_index, 1)
 
 
 def scaled(pixels: np.ndarray, camera: CameraSpec) -> np.ndarray:
