@@ -11,7 +11,8 @@ from sensor_msgs.msg import Image, JointState
 
 from diffusion_policy_rt.cli.main import main
 from diffusion_policy_rt.replay import fuzz
-from diffusion_policy_rt.replay.soak import Soak, histogram, lateness, unaccounted, verdict
+from diffusion_policy_rt.replay.soak import Soak
+from diffusion_policy_rt.replay.soak_figures import histogram, lateness, unaccounted, verdict
 from diffusion_policy_rt.ros.param_table import TABLE
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 
@@ -61,7 +62,8 @@ def test_settings_are_drawn_of_live_parameters_and_never_open_the_way_to_a_robot
 
 @pytest.mark.parametrize('fuzzing', [False, True])
 def test_a_short_soak_finds_nothing_wild_lost_or_hung(bundle, fuzzing):
-    row = Soak(str(bundle.folder), 'auto', 250, 25.0, 0.04, 57, 45, 25.0, 0, fuzzing, 0, 0).run()
+    row = Soak(str(bundle.folder), ticks=250, rate=25.0, deadline=0.04, width=57, height=45,
+               hz=25.0, fuzz=fuzzing).run()
     assert verdict(row) == [], row
     assert row['ticks'] >= 250 and row['actions'] > 0 and (row['bent'] > 0) is fuzzing
     assert row['cpu_s_per_tick'] > 0
