@@ -1,9 +1,13 @@
 """The policy node over real topics: lifecycle, gate, faults. Counters and contents, no times."""
 
 import math
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -391,6 +395,43 @@ def test_an_interrupted_node_holds_and_exits_clean(robot, bundle, tmp_path, numb
         assert 'Traceback' not in process.log.read_text()
     finally:
         process.kill()
+
+
+LAUNCHER = """
+import subprocess, sys
+node = subprocess.Popen(sys.argv[2:])
+open(sys.argv[1], 'w').write(str(node.pid))
+node.wait()
+"""
+
+
+def test_a_node_whose_launch_was_killed_holds_and_exits(robot, bundle, tmp_path):
+    pid, words = tmp_path / 'pid', [
+        word for name, value in {'policy': bundle.folder, 'enable_output': 'true', **QUICK}.items()
+        for word in ('-p', f'{name}:={value}')]
+    launch = subprocess.Popen(
+        [sys.executable, '-c', LAUNCHER, pid, sys.executable, '-m',
+         'diffusion_policy_rt.ros.policy_node', '--ros-args', *words])
+    try:
+        robot.start()
+        assert robot.transit(CONFIGURE) and robot.transit(ACTIVATE)
+        robot.more(robot.actions, 3)
+        launch.kill()
+        launch.wait()
+        robot.until(lambda: not running(int(pid.read_text())), 'the end of the node')
+        robot.until(lambda: is_hold(robot.actions[-1], robot), 'the hold')
+    finally:
+        launch.kill()
+        if pid.is_file() and running(int(pid.read_text())):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def running(pid):
+    """Whether a process lives, and is not dead with nobody to ask for its exit code."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
 
 
 def test_a_transition_that_the_state_does_not_have_does_not_end_the_node(robot, bundle, tmp_path):

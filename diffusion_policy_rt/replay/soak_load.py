@@ -1,4 +1,4 @@
-"""What a soak runs beside the node, each in a process of its own: computing, memory, a recorder."""
+"""What a soak runs beside the node, in processes of its own: computing, memory, a recorder."""
 
 from __future__ import annotations
 

@@ -120,6 +120,7 @@ class Runner:
             return
         self._inputs.open = False
         driver.stop()
+        self._priority.release()
         self._reporter.end()
         self._collector.stop()
         now = self._timeline.now_ns()
