@@ -345,6 +345,17 @@ def test_limits_of_acceleration_bound_how_the_published_velocity_changes(
         assert (np.abs(np.diff(velocity)) <= 0.5 / bundle.spec.rate + 1e-6).all()
 
 
+def test_a_robot_that_is_out_of_its_limits_is_told_of_by_name(robot, make_node, capfd):
+    driven = drive(robot, make_node, enable_output=True, **{'limits.x.max_velocity': 0.01})
+    robot.more(robot.actions, 3)
+    robot.position[2] = 1000.0
+    robot.until(lambda: driven._runner.loop.hands.clips.outside > 0, 'an action that is dropped')
+    for _ in range(2):
+        robot.status('loop')
+    assert 'limits: x measured so far out of limits' in capfd.readouterr().err
+    assert {tick.rung for tick in robot.ticks[-2:]} == {Rung.STOP}
+
+
 # -- simulated time ----------------------------------------------------------------------------
 
 def test_simulated_time_drives_the_ticks_and_may_jump_back(robot, make_node):

@@ -110,7 +110,8 @@ class Runner:
         self._driver = Driver(
             self.loop, self._timeline, self._gate.publish, reporter.tick, reporter.reason,
             prepare=lambda: self._priority.claim(reporter.warn), between=self._collector.sweep,
-            on_event=self._on_event)
+            on_event=self._on_event,
+            rest=lambda hold: self._gate.hold(hold, self.loop.rest_step_s))
         self._driver.start()
 
     def halt(self) -> None:
@@ -126,7 +127,7 @@ class Runner:
         now = self._timeline.now_ns()
         hold = self.loop.hold(now)
         self._reporter.event(Event(STOP, now, now, held=_held(hold)))
-        self._gate.hold(hold)
+        self._gate.hold(hold, self.loop.rest_step_s)
 
     def forget(self) -> None:
         """Drop all that was observed and planned, before the next tick."""
@@ -141,7 +142,7 @@ class Runner:
             hold = self.loop.hold(now)
             self._asked = now, _held(hold)
             self.forget()
-            self._gate.hold(hold)
+            self._gate.hold(hold, self.loop.rest_step_s)
 
     def _on_event(self, kind: str, at_ns: int, fate: Fate | None) -> None:
         """In the ticking thread: hand over what a re-enactment needs to know."""
@@ -164,7 +165,8 @@ class Runner:
         if caches != self.loop.rules:
             self._warn_of(caches)
         self.loop.keep(caches)
-        self._gate.enable(enable_output, self.loop.hold(self._timeline.now_ns()))
+        self._gate.enable(enable_output, lambda: self.loop.hold(self._timeline.now_ns()),
+                          self.loop.rest_step_s)
 
 
 def _held(hold: Action) -> Sequence[float] | None:

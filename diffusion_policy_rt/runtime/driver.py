@@ -41,7 +41,8 @@ class Driver:
     `publish` is called from the tick thread with what the tick decided (never with STOP);
     `on_tick` after it with the record; `on_reason` when the reason for not planning or not
     publishing changes, with '' when all works again. `prepare` is called once in that thread, and
-    `between` after each tick, for what must not happen within one. A period in which the machine
+    `between` after each tick, for what must not happen within one. `rest` publishes the last hold,
+    where ticking fails (default `publish`). A period in which the machine
     did not let the tick run is recorded too: as a missed STOP.
 
     `on_event` is told what a re-enactment needs to know, in ns: (START, now, None); (RESET, now,
@@ -55,9 +56,11 @@ class Driver:
                  make_planner: Callable[[PolicyLoop], Planner] = Planner,
                  prepare: Callable[[], object] = _nothing,
                  between: Callable[[], object] = _nothing,
-                 on_event: Callable[[str, int, Fate | None], object] = _nothing) -> None:
+                 on_event: Callable[[str, int, Fate | None], object] = _nothing,
+                 rest: Callable[[Action], None] | None = None) -> None:
         self.loop, self._timeline = loop, timeline
         self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
+        self._rest = rest or publish
         self._planner = make_planner(loop)
         self._prepare, self._between, self._on_event = prepare, between, on_event
         self._thread = threading.Thread(target=self.run, name='tick', daemon=True)
@@ -103,7 +106,7 @@ class Driver:
             self._run()
         except Exception as error:
             self._explain(NotReady(f'ticking ended: {type(error).__name__}: {error}'))
-            self._send(self.loop.hold(self._timeline.now_ns()))
+            self._send(self.loop.hold(self._timeline.now_ns()), self._rest)
             raise
 
     def _run(self) -> None:
@@ -161,7 +164,7 @@ class Driver:
         self._explain(NotReady(loop.guard.halted) if loop.guard.halted else result or late)
         action = loop.act(scheduled, plan)
         self._followed(scheduled, action.chunk)
-        rung = self._send(action)
+        rung = self._send(action, self._publish)
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
         age = (began - newest.stamp_ns) / 1e9 if newest is not None else NAN
@@ -233,12 +236,12 @@ class Driver:
             self.loop.adopt(offered)
         return offered
 
-    def _send(self, action: Action) -> Rung:
+    def _send(self, action: Action, publish: Callable[[Action], None]) -> Rung:
         """Publish the action; return its rung, or STOP when nothing left."""
         if action.rung == Rung.STOP or self._reset.is_set():
             return Rung.STOP
         try:
-            self._publish(action)
+            publish(action)
         except Exception as error:  # whatever publishing raises costs an action, never the tick
             self._explain(NotReady(f'the action was not published: {error}'))
             return Rung.STOP

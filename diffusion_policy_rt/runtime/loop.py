@@ -269,12 +269,18 @@ class PolicyLoop:
     def hold(self, now_ns: int | None = None, told: bool = False) -> Action:
         """Return the action that keeps the robot where it is measured to be, once it is braked.
 
-        Velocities hold at zero at once; ticks brake within the limits. Actions without a measured
+        Velocities are brought to zero within the limits. Actions without a measured
         state of their name keep the value that is due; without either, nothing is published.
         `now_ns` tells a state too old to hold at, and what is due; without it the newest state and
-        the last planned value stand, and nothing is braked. `told` is for ticks, which send it.
+        the last planned value stand, and no position is braked. `told` is for ticks, which send
+        it. Several actions [K, A] are the way to rest, `rest_step_s` apart.
         """
         return self.hands.hold(self.current, self.settings, now_ns, told)
+
+    @property
+    def rest_step_s(self) -> float:
+        """Time between the actions of a `hold` that are sent one by one [s]."""
+        return 1 / (self.settings.control_rate if self.hands.velocity else self.spec.rate)
 
     def reset(self) -> None:
         """Forget observations, latents and the chunk, as at a new episode or a clock jump."""
