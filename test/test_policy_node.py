@@ -188,6 +188,22 @@ def test_a_set_that_fits_together_takes_effect_at_once(robot, make_node):
     robot.more(robot.ticks, 5)
 
 
+def test_parameters_that_are_set_in_motion_cost_no_tick_and_no_action(robot, make_node):
+    node = drive(robot, make_node, enable_output=True)
+    robot.until(lambda: any(tick.rung in FRESH for tick in robot.ticks), 'a fresh plan')
+    robot.more(robot.actions, 1)
+    first, sent = len(robot.ticks), len(robot.actions)
+    for deadline in np.linspace(0.03, 0.05, 10):
+        assert node.set_parameters(overrides({'deadline': float(deadline)}))[0].successful
+        robot.more(robot.ticks, 2)
+    ticks = robot.ticks[first:]
+    numbers = [tick.tick for tick in ticks]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    silent = sum(tick.rung == Rung.STOP for tick in ticks)
+    assert silent == sum(tick.missed and tick.rung == Rung.STOP for tick in ticks)
+    robot.until(lambda: len(robot.actions) - sent >= len(ticks) - silent, 'an action per tick')
+
+
 @pytest.mark.parametrize(('name', 'value'), [
     ('policy', 'elsewhere'), ('action_type', 'twist_stamped'), ('deadline', 99.0),
     ('limits.x.max_velocity', 1.0), ('cameras.front.topic', 'other')])
@@ -234,6 +250,20 @@ def test_configure_fails_with_one_line_that_names_the_cure(
     lines = errors(capfd.readouterr())
     assert len(lines) == 1 and re.search(f'cannot configure: .*{told}', lines[0]), lines
     assert not robot.actions and not robot.shadows
+
+
+def test_a_deadline_that_no_plan_meets_is_refused_with_the_figures_at_activation(
+        robot, make_node, capfd):
+    node = make_node()
+    assert robot.transit(CONFIGURE)
+    assert node.set_parameters(overrides({'deadline': 0.0005}))[0].successful
+    assert not robot.transit(ACTIVATE) and robot.state() == 'inactive'
+    line, = errors(capfd.readouterr())
+    assert re.search(r'cannot activate: a plan of 1 steps takes [\d.]+ ms \(p99\)', line)
+    assert node.set_parameters(overrides({'deadline': 0.05}))[0].successful
+    assert robot.transit(ACTIVATE)
+    robot.start()
+    robot.until(lambda: any(tick.rung in FRESH for tick in robot.ticks), 'a fresh plan')
 
 
 def test_a_node_that_could_not_be_configured_can_be_once_the_cause_is_gone(

@@ -85,6 +85,8 @@ class Soak:
                 'lateness_ratio': ours / theirs if ours and theirs else None}
 
     def _drive(self, robot: SoakRobot, process: NodeProcess) -> dict[str, Any]:
+        robot.sound = {**dataclasses.asdict(LoopSettings()), 'replan_ticks': 1,
+                       'deadline': self.deadline, 'control_rate': self.rate}
         robot.fuzzing = self.fuzz
         memory: list[int] = []
         spent, before = process.cpu_s(), len(robot.ticks)
@@ -101,8 +103,7 @@ class Soak:
 
     def _recover(self, robot: SoakRobot, process: NodeProcess) -> bool:
         """Whether a sound robot, asked to start, is planned for again."""
-        robot.set({**dataclasses.asdict(LoopSettings()), 'replan_ticks': 1,
-                   'deadline': self.deadline, 'control_rate': self.rate})
+        robot.set(robot.sound)
         robot.call('reset')
         robot.call('start')
         end = time.monotonic() + SILENCE_S

@@ -19,12 +19,15 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_rt.replay import fuzz
+from diffusion_policy_rt.ros.param_table import TABLE, policy_params
 from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.runtime.trace import Rung, Tick, read_values
 from diffusion_policy_rt.spec import PolicySpec
 
-CALM, SILENT, REQUEST = 0.5, 0.1, 0.02
+CALM, SILENT, REQUEST = 0.5, 0.1, 0.05
 """Shares of rounds while fuzzing: nothing is bent, nothing is sent, a request is made too."""
+SETTING, SOUND = 0.4, 0.8
+"""Below the first a request is for a parameter, below the second for sound ones."""
 TOLERANCE = 1e-6
 
 
@@ -39,12 +42,15 @@ class SoakRobot(Node):
         self.wild: list[str] = []
         """Actions that were not finite or not within the policy's bounds."""
         self.fuzzing = False
+        self.sound: dict[str, Any] = {}
+        """Parameters asked for now and then while fuzzing, lest bad ones stand for long."""
         self.sent = dict.fromkeys((camera.name for camera in spec.cameras), 0)
         """Images of each camera."""
         self._arrived: dict[str, list[tuple[int, int]]] = {name: [] for name in self.sent}
         """Per camera the first and the last time that the node told how many had come: that, and
         how many had been sent by then."""
         self._spec, self._size, self._hz = spec, (width, height), hz
+        self._params = [*TABLE, *policy_params(spec)]
         self._rng, self._stop = np.random.default_rng(seed), threading.Event()
         self._cameras = {c.name: self.create_publisher(Image, f'camera/{c.name}/image_raw', 1)
                          for c in spec.cameras}
@@ -142,8 +148,10 @@ class SoakRobot(Node):
 
     def _request(self) -> None:
         self.counts['requests'] += 1
-        if self._rng.random() < 0.5:
-            self.set(dict([fuzz.setting(self._rng)]))
+        kind = self._rng.random()
+        if kind < SOUND:
+            self.set(dict([fuzz.setting(self._params, self._rng)]) if kind < SETTING
+                     else self.sound)
         else:
             self.call(str(self._rng.choice(list(self._triggers))))
 

@@ -46,7 +46,7 @@ class Runner:
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
                                chosen.limits, routes[0].output.velocity, chosen.rules)
         self.loop.keep(chosen.caches)
-        table = self._warm_up(bundle)
+        self._table = table = self._warm_up(bundle)
         self._caching = Caching.of(bundle, engine, self.loop.tiling.exact)
         self._warn_of(chosen.caches)
         self._log.info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
@@ -92,6 +92,10 @@ class Runner:
     def rival(self) -> str:
         """Return why this node may not drive the robot: another one does; '' where none is."""
         return self._gate.rival()
+
+    def check_deadline(self) -> None:
+        """Raise SpecError where no plan meets the deadline as it is now; not while it ticks."""
+        check_deadline(self.loop, self._table)
 
     # -- motion --------------------------------------------------------------------------------
 
