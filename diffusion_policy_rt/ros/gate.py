@@ -36,7 +36,7 @@ class Gate:
         self._action, self._shadow = (
             [node.create_publisher(route.output.message, f'~/{prefix}{route.name}', COMMAND)
              for route in routes] for prefix in ('', 'shadow_'))
-        # once `enable` has returned, nothing leaves by the other way
+        # one message at a time; and once `enable` has returned, nothing leaves by the other way
         self._lock = threading.RLock()
 
     def rival(self) -> str:
@@ -56,10 +56,9 @@ class Gate:
 
     def publish(self, action: Action) -> None:
         """Publish an action, never with STOP; SpecError when its values do not fit a message."""
-        messages = self._messages(action.actions)
         with self._lock:
             publishers = self._action if self._enabled else self._shadow
-            for publisher, message in zip(publishers, messages):
+            for publisher, message in zip(publishers, self._messages(action.actions)):
                 publisher.publish(message)
 
     def _messages(self, actions: np.ndarray) -> list[Any]:
@@ -86,9 +85,10 @@ class Gate:
         for row in (*range(1, min(most, len(actions) - 1)), -1) if (
                 single and len(actions) > 1) else ():
             time.sleep(step_s)
-            messages = self._messages(actions[[row]])
-            for k in single:
-                publishers[k].publish(messages[k])
+            with self._lock:
+                messages = self._messages(actions[[row]])
+                for k in single:
+                    publishers[k].publish(messages[k])
 
     def enable(self, enabled: bool, hold: Callable[[], Action], step_s: float) -> None:
         """Open or close the way to the robot; when it closes, a hold is the last to pass."""

@@ -29,29 +29,36 @@ class Output(Protocol):
     """Whether a message holds all K actions, or the one due now alone."""
 
     def to_message(self, actions: np.ndarray, stamp: Time) -> Any:
-        """Make the message of actions [K, A] in units: the one due now, then the rest."""
+        """Make the message of actions [K, A] in units: the one due now, then the rest.
+
+        It stands until the next call.
+        """
 
 
 class JointTrajectoryOutput:
-    """The rest of the chunk; point i is due (i + 1) / rate after the message's arrival."""
+    """The rest of the chunk; point i is due (i + 1) / rate after the message's arrival.
+
+    The message is one and the same, filled anew: ticks have no time to make its many parts.
+    """
 
     message, velocity, whole = JointTrajectory, False, True
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
-        self._names, self._frame_id = list(fields), frame_id
+        self._message = JointTrajectory(joint_names=list(fields))
+        self._message.header.frame_id = frame_id
         self._step_ns = round(1e9 / rate)
-        self._dues: list[Duration] = []
+        self._points: list[JointTrajectoryPoint] = []
 
     def to_message(self, actions: np.ndarray, stamp: Time) -> JointTrajectory:
         """Make the message; its stamp is 0, which means now to every controller."""
-        msg = JointTrajectory(joint_names=self._names)
-        msg.header.frame_id = self._frame_id
-        while len(self._dues) < len(actions):  # made once: ticks have no time for it
-            seconds, ns = divmod((len(self._dues) + 1) * self._step_ns, 1_000_000_000)
-            self._dues.append(Duration(sec=seconds, nanosec=ns))
-        msg.points = [JointTrajectoryPoint(positions=row, time_from_start=due)
-                      for row, due in zip(actions.tolist(), self._dues)]
-        return msg
+        while len(self._points) < len(actions):
+            seconds, ns = divmod((len(self._points) + 1) * self._step_ns, 1_000_000_000)
+            self._points.append(JointTrajectoryPoint(
+                time_from_start=Duration(sec=seconds, nanosec=ns)))
+        self._message.points = self._points[:len(actions)]
+        for point, row in zip(self._message.points, actions.tolist()):
+            point.positions = row
+        return self._message
 
 
 class Float64MultiArrayOutput:
