@@ -54,6 +54,18 @@ def test_all_that_share_the_interpreter_are_raised_with_it_and_given_back(monkey
     assert not asked
 
 
+def test_what_is_rehearsed_runs_as_a_planner_will_and_no_longer(monkeypatch):
+    asked, here = [], threading.get_native_id()
+    monkeypatch.setattr(os, 'sched_setscheduler', lambda thread, policy, param: asked.append(
+        (thread, policy & ~os.SCHED_RESET_ON_FORK, param.sched_priority)))
+    for priority_, told in ((50, [(here, os.SCHED_FIFO, 1)]), (1, []), (0, [])):
+        asked.clear()
+        with pytest.raises(KeyError), Priority(priority_).rehearsed():
+            assert asked == told
+            raise KeyError
+        assert asked == told + [(here, os.SCHED_OTHER, 0)][:len(told)]
+
+
 def test_a_thread_of_the_lowest_priority_raises_no_other(monkeypatch):
     asked = []
     monkeypatch.setattr(os, 'sched_setscheduler', lambda thread, *_: asked.append(thread))

@@ -46,6 +46,7 @@ class Runner:
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
                                chosen.limits, routes[0].output.velocity, chosen.rules)
         self.loop.keep(chosen.caches)
+        self._priority = chosen.priority
         self._table = table = self._warm_up(bundle)
         self._caching = Caching.of(bundle, engine, self.loop.tiling.exact)
         self._warn_of(chosen.caches)
@@ -54,7 +55,7 @@ class Runner:
             for n, t in table.items()))
         self._driver: Driver | None = None
         self._asked: Asked | None = None
-        self._priority, self._collector = chosen.priority, Collector()
+        self._collector = Collector()
         self._gate = Gate(node, routes, chosen.enable_output)
         self._reporter = Reporter(node, self.loop, bundle, self._caching, table, chosen,
                                   timeline.now_ns)
@@ -66,8 +67,9 @@ class Runner:
         engine = self.loop.engine
         try:
             check_parity(bundle, engine, engine.name)
-            table = warm_up(self.loop)
-            check_deadline(self.loop, table)
+            with self._priority.rehearsed():
+                table = warm_up(self.loop)
+                check_deadline(self.loop, table)
         except Exception:
             self._close_engine()
             raise
@@ -95,7 +97,8 @@ class Runner:
 
     def check_deadline(self) -> None:
         """Raise SpecError where no plan meets the deadline as it is now; not while it ticks."""
-        check_deadline(self.loop, self._table)
+        with self._priority.rehearsed():
+            check_deadline(self.loop, self._table)
 
     # -- motion --------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from diffusion_policy_rt.errors import SpecError
@@ -55,6 +55,20 @@ class Priority:
         _schedule(thread, os.SCHED_FIFO, self.priority)
         if self.priority > LOWEST:
             _schedule_others(thread, os.SCHED_FIFO, LOWEST)
+
+    @contextlib.contextmanager
+    def rehearsed(self) -> Iterator[None]:
+        """Run the calling thread as a planner will run: what is measured so holds then."""
+        thread = threading.get_native_id()
+        if self.priority > LOWEST:
+            with contextlib.suppress(OSError, AttributeError):  # told when it is claimed
+                _schedule(thread, os.SCHED_FIFO, LOWEST)
+        try:
+            yield
+        finally:
+            if self.priority > LOWEST:
+                with contextlib.suppress(OSError, AttributeError):
+                    _schedule(thread, os.SCHED_OTHER, 0)
 
     def release(self) -> None:
         """Make all threads that run Python ordinary again."""
