@@ -4,9 +4,9 @@
     |  tick  ----|........ waits ........| act, publish   |
     |  planner   | observe encode denoise |               |
 
-The tick never waits past the deadline less what publishing costs; a plan that is not there by then
-is cut short: what its network calls came to so far is used, and the whole of it from the next tick
-on. Before its first call has returned it costs this tick its freshness.
+The tick never waits past the deadline less what waking up and publishing cost; a plan that is not
+there by then is cut short: what its network calls came to so far is used, and the whole of it from
+the next tick on. Before its first call has returned it costs this tick its freshness.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ class Driver:
     def _tick(self, scheduled: int) -> None:
         loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
         newest, deadline = loop.newest, Deadline(scheduled, loop.settings.deadline_ns)
+        loop.latencies.record('wake', began - scheduled)
         late = self._account(self._take(scheduled))
         result = self._account(self._plan(planner, scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
@@ -174,10 +175,7 @@ class Driver:
         """Return the plan asked for in this tick if it comes in time, or why there is none."""
         if planner.busy or self._reset.is_set() or not self.loop.wants_plan(scheduled):
             return None
-        latencies = self.loop.latencies
-        # bounded: after one stall of the publisher there must still be time to plan in
-        publishing = min(round(latencies.p99_ns('publish')), deadline.budget_ns // 4)
-        cut_off = deadline.end_ns - publishing - PUBLISH_MARGIN_NS
+        latencies, cut_off = self.loop.latencies, deadline.end_ns - self._reserved(deadline)
         fewest = self.loop.settings.allowed_steps(self.loop.spec)[0]
         planning = latencies.p99_ns('encode') + latencies.p99_ns(fewest)
         self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
@@ -187,6 +185,15 @@ class Driver:
         self._timeline.sleep_until(cut_off, planner.done)
         result = self._take(self._timeline.now_ns(), in_time=True)
         return result or self._cut_short()
+
+    def _reserved(self, deadline: Deadline) -> int:
+        """Return what is kept of the deadline for waking up from the wait and publishing [ns].
+
+        Bounded, since after one stall there must still be time to plan in.
+        """
+        most = deadline.budget_ns // 4
+        return PUBLISH_MARGIN_NS + sum(min(round(self.loop.latencies.p99_ns(stage)), most)
+                                       for stage in ('wake', 'publish'))
 
     def _take(self, at_ns: int, in_time: bool = False) -> Result | None:
         """Return the planner's result, once, and tell what it was planned from."""
