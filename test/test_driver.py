@@ -217,6 +217,9 @@ def test_a_wait_for_a_plan_ends_earlier_by_as_much_as_the_machine_wakes_late(lat
             if not wake.is_set():
                 self.now += late
 
+        def advance(self, ns):
+            self.now += ns
+
     rig = Rig(cost=260 * MS, deadline=0.05)
     rig.timeline.__class__ = Late
     rig.camera(30)
