@@ -96,7 +96,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_weights(data, tmp_path, 
     train(data, tmp_path / 'whole', recipe)
 
     def killed(self):
-        if self.checkpoint.stem == 'denoiser' and self.step == 5:
+        if self.checkpoint.path.stem == 'denoiser' and self.step == 5:
             raise KeyboardInterrupt
         return step(self)
 
