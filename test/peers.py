@@ -127,8 +127,27 @@ def task():
     return Task()
 
 
-def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, stream=False, **strategy):
-    """Run to the end; at step kill[1] process kill[0] dies, at step `stop` all end in order."""
+def tear(step):
+    """Die in the middle of writing the checkpoint of a step: its files are there, but for one."""
+    from diffusion_policy_rt.train import shards
+    save = shards.dcp.save
+
+    def torn(states, checkpoint_id):
+        save(states, checkpoint_id=checkpoint_id)
+        if checkpoint_id.name == f'{step:09d}':
+            (checkpoint_id / shards.COMPLETE).unlink()
+            os._exit(9)
+
+    shards.dcp.save = torn
+
+
+def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, stream=False, torn=-1,
+         **strategy):
+    """Run to the end; at step kill[1] process kill[0] dies, at step `stop` all end in order.
+
+    Checkpoint `torn` is never finished.
+    """
+    tear(torn)
     import torch
 
     from diffusion_policy_rt.errors import DprtError
