@@ -77,7 +77,7 @@ class BagRows:
         """Yield a camera's images of these rows, int64 [n], which ascend; uint8 [h, w, 3]."""
         wanted, found = set(rows.tolist()), self._found[camera]
         made = self._rows({camera: {found.rows[row] for row in wanted}}, shown=False)
-        for number, (_, row) in enumerate(made):
+        for number, (_, row) in enumerate(made if wanted else ()):
             if number in wanted:
                 yield row.images[camera]
             if number == rows[-1]:
