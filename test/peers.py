@@ -74,7 +74,8 @@ def how(epochs=4):
 def task():
     """Return a stand-in for a distillation: one network teaches another of its kind."""
     from diffusion_policy_rt.model.policy import make_denoiser
-    from diffusion_policy_rt.train.distill.methods import METHODS, Networks
+    from diffusion_policy_rt.train.distill.methods import METHODS
+    from diffusion_policy_rt.train.distill.networks import Networks
     from diffusion_policy_rt.train.distill.onedp import OneDPOptions
 
     class Task:

@@ -59,12 +59,21 @@ def to_input(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0
     `shift` moves the crop window (rows, columns) [px]; it is training's augmentation. Where the
     window leaves the image the border pixel is repeated.
     """
-    image = fit(rgb, camera)
-    rows, columns = camera.input_size
-    top, left = (corner + by for corner, by in zip(camera.crop_corner, shift))
-    row_index = np.clip(np.arange(top, top + rows), 0, camera.height - 1)
-    column_index = np.clip(np.arange(left, left + columns), 0, camera.width - 1)
-    window = image.take(row_index, 0).take(column_index, 1)
+    window = crop(fit(rgb, camera), camera, shift)
     gain = 1 / (255 * np.asarray(camera.std, np.float32))
     bias = np.asarray(camera.mean, np.float32) / np.asarray(camera.std, np.float32)
-    return np.ascontiguousarray((window * gain - bias).transpose(2, 0, 1), np.float32)
+    scaled = np.ascontiguousarray(window.transpose(2, 0, 1)).astype(np.float32)
+    np.multiply(scaled, gain[:, None, None], out=scaled)
+    np.subtract(scaled, bias[:, None, None], out=scaled)
+    return scaled
+
+
+def crop(image: np.ndarray, camera: CameraSpec, shift: tuple[int, int]) -> np.ndarray:
+    """Return the camera's crop window of [height, width, 3], moved by `shift`; see `to_input`."""
+    rows, columns = camera.input_size
+    top, left = (corner + by for corner, by in zip(camera.crop_corner, shift))
+    if 0 <= top <= camera.height - rows and 0 <= left <= camera.width - columns:
+        return image[top:top + rows, left:left + columns]
+    row_index = np.clip(np.arange(top, top + rows), 0, camera.height - 1)
+    column_index = np.clip(np.arange(left, left + columns), 0, camera.width - 1)
+    return image.take(row_index, 0).take(column_index, 1)

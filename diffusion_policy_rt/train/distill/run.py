@@ -24,7 +24,8 @@ from diffusion_policy_rt.train.conditions import (
     frozen_conditions, latent_deviation, noised)
 from diffusion_policy_rt.train.distill.compare import Comparison
 from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
-from diffusion_policy_rt.train.distill.methods import METHODS, Loss, Networks
+from diffusion_policy_rt.train.distill.methods import METHODS
+from diffusion_policy_rt.train.distill.networks import Loss, Networks
 from diffusion_policy_rt.train.distill.recipe import DistillRecipe
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer
 from diffusion_policy_rt.train.distributed import World

@@ -16,10 +16,11 @@ from diffusion_policy_rt.train.windows import make_windows
 
 
 def stream_recipe(bundle: Bundle, name: str) -> Recipe:
-    """Return the recipe that names the data's streams: the given one, or the bundle's own."""
+    """Return the recipe that names the data's streams: the given, the teacher's or the own."""
     if name:
         return load_recipe(name)
-    source = bundle.training.get('recipe')
+    told = bundle.training
+    source = told.get('teacher_recipe', told.get('recipe'))
     if not isinstance(source, Mapping) or 'cameras' not in source:
         raise DataError(f'{bundle.folder} does not tell which streams it sees; name the recipe '
                         'of its teacher by --recipe')
