@@ -112,6 +112,10 @@ TABLE = [
     Param('cache.blocks', False,
           'Keep branches of the denoiser between the network calls of a plan, where the bundle '
           'tells which (dprt cache); approximate.', live=True),
+    Param('cache.warm_start', 0.0,
+          'Noise level, in deviations of the data, to which the last chunk is noised for the next '
+          'plan to go on from it; 0 starts from noise alone, 2 suits plain policies of few steps; '
+          'it changes actions.', 0, 100, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
     Param('action_fields', [''],
@@ -226,7 +230,7 @@ def stream_rules(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, Strea
 def caches_of(values: Mapping[str, Any], spec: PolicySpec) -> CacheRules:
     """Return the rules of all caches among parameter values."""
     return CacheRules(values['cache.capacity'], values['cache.condition'], values['cache.blocks'],
-                      tiles_of(values, spec))
+                      values['cache.warm_start'], tiles_of(values, spec))
 
 
 def tiles_of(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, TileRule]:

@@ -19,7 +19,7 @@ from diffusion_policy_rt.runtime.chunk import Chunk, join, splice
 from diffusion_policy_rt.runtime.caches import (
     CacheRules, denoiser_figures, denoiser_of, keep_conditions)
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
-from diffusion_policy_rt.runtime.frame import Frame, to_input
+from diffusion_policy_rt.runtime.frame import Frame, window
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
 from diffusion_policy_rt.runtime.hands import Hands
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
@@ -35,6 +35,8 @@ from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
 from diffusion_policy_rt.runtime.trace import Rung
+from diffusion_policy_rt.runtime.variants import warmed
+from diffusion_policy_rt.runtime.warm import WarmStart
 from diffusion_policy_rt.spec import PolicySpec
 
 
@@ -54,6 +56,7 @@ class PolicyLoop:
                                 tiles={camera.name: TileRule() for camera in spec.cameras})
         self.cache = LatentCache(self.rules.capacity)
         self.tiling = Tiling(spec, engine)
+        self.warm, self._sampled = WarmStart(spec.action.scale), spec
         self._clock = clock
         self._buffer = ObservationBuffer(spec)
         self._chunk: Chunk | None = None
@@ -76,13 +79,14 @@ class PolicyLoop:
 
     def keep(self, rules: CacheRules) -> None:
         """Use other rules from the next plan on."""
-        self.rules = rules
+        self.rules, self._sampled = rules, warmed(self.spec, rules.warm_start)
         self.cache.capacity, self.tiling.rules = rules.capacity, rules.tiles
         keep_conditions(self.engine, rules.condition)
 
     def cache_figures(self) -> dict[str, object]:
         """Return what the caches but that of latents tell of themselves."""
-        return {**denoiser_figures(self.engine), **self.tiling.figures()}
+        return {**denoiser_figures(self.engine), **self.tiling.figures(),
+                'warm_start.plans': self.warm.plans, 'warm_start.restarts': self.warm.restarts}
 
     # -- observe -------------------------------------------------------------------------------
 
@@ -170,7 +174,9 @@ class PolicyLoop:
         before = self.current
         given = committed(self.spec, before, observation.stamp_ns, now_ns)
         joint = self.settings.joint(self.spec.action)
-        for chunk in self.estimates(observation, latents, steps, given=given):
+        goes_on = self._sampled.schedule(steps).warm_sigmas
+        last = self.warm.of(before, now_ns) if goes_on else None
+        for chunk in self.estimates(observation, latents, steps, given=given, last=last):
             if chunk is None:
                 return NotReady('the engine returned a value that is not finite',
                                 kind='not_finite')
@@ -204,9 +210,9 @@ class PolicyLoop:
 
     def _encode_frame(self, frame: Frame) -> np.ndarray:
         rgb = frame.decode()
-        image = to_input(rgb, self.spec.camera(frame.camera))
+        pixels = window(rgb, self.spec.camera(frame.camera))
         self.guard.look(frame, rgb)
-        return self.tiling.encode(frame.camera, image, frame.stamp_ns)
+        return self.tiling.encode(frame.camera, pixels, frame.stamp_ns)
 
     def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                steps: int, noise: np.ndarray | None = None,
@@ -217,11 +223,12 @@ class PolicyLoop:
 
     def estimates(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                   steps: int, noise: np.ndarray | None = None,
-                  given: np.ndarray | None = None) -> Iterator[Chunk | None]:
+                  given: np.ndarray | None = None,
+                  last: Chunk | None = None) -> Iterator[Chunk | None]:
         """Yield what there is after each network call, as `plan.chunk_estimates` does."""
-        denoiser = denoiser_of(self.engine, self.spec.schedule(steps), self.rules)
-        return chunk_estimates(self.spec, denoiser, self.seed, observation, latents, steps, noise,
-                               given, self.current)
+        denoiser = denoiser_of(self.engine, self._sampled.schedule(steps), self.rules)
+        return chunk_estimates(self._sampled, denoiser, self.seed, observation, latents, steps,
+                               noise, given, last)
 
     # -- act -----------------------------------------------------------------------------------
 
@@ -288,6 +295,7 @@ class PolicyLoop:
         self._buffer.clear()
         self.cache.clear()
         self.tiling.clear()
+        self.warm.clear()
         self.arrivals.clear()
         self.guard.clear()
         self.hands.forget()
