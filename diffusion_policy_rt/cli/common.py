@@ -153,6 +153,14 @@ def amount(text: str) -> float:
     return value
 
 
+def pair(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE, as --set has it; DprtError for anything else."""
+    name, _, value = text.partition('=')
+    if not (name and value):
+        raise DprtError(f'--set {text}: give NAME=VALUE, such as replan_ticks=1')
+    return name, value
+
+
 def names(text: str) -> list[str]:
     """Parse a list of names."""
     return [name.strip() for name in text.split(',')]
