@@ -37,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'them when it is their turn (default: --bag); may be repeated')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='recipe that names the streams of the data (default: the bundle\'s)')
-    parser.add_argument('--method', choices=NAMES, default='onedp-s',
-                        help='how it is distilled (default onedp-s)')
+    parser.add_argument('--method', choices=NAMES, default='consistency',
+                        help='how it is distilled (default consistency, as the shipped student)')
     parser.add_argument('--distill-recipe', default='', metavar='R',
                         help='as --recipe of dprt distill (default config/recipes/distill_METHOD)')
+    parser.add_argument('--epochs', type=natural, default=0, metavar='N',
+                        help='passes over the data to distil (default: the recipe\'s)')
     parser.add_argument('--observations', type=positive, default=128, metavar='N',
                         help='observations to quantize under (default 128)')
     parser.add_argument('--quantized', action='append', default=[], metavar='P',

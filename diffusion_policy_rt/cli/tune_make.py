@@ -64,6 +64,8 @@ class Makers:
         options = ['--method', args.method, '--seed', str(args.seed)]
         if args.distill_recipe:
             options += ['--recipe', args.distill_recipe]
+        if args.epochs:
+            options += ['--epochs', str(args.epochs)]
         out = self._place('student', policy, options)
         yield from self._make(out, out / 'bundle', ['distill', '--teacher', policy, '--threads',
                                                     str(args.threads), *options])

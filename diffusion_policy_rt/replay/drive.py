@@ -128,8 +128,10 @@ class Replay:
         if told.fated:
             self.loop.fate_at = told.fate_at
         arrivals = told.arrivals(lambda: self._watchers.message(self._trail.ticks))
-        faults = Faults(how.faults, how.seed, streams)
-        parts = segments(faults.bend(together(arrivals)), SILENCE_NS, begins)
+        coming = together(arrivals)
+        if how.faults:
+            coming = Faults(how.faults, how.seed, streams).bend(coming)
+        parts = segments(coming, SILENCE_NS, begins)
         for k, part in enumerate(parts):
             self._drive(part, told.first_tick_ns() if k == 0 else None)
         self._trail.flush()

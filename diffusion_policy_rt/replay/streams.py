@@ -57,7 +57,10 @@ def _add(found: dict[str, tuple[int, float]], stream: str, ns: int) -> None:
 def stamped(msg: Any) -> int:
     """Return a message's own stamp [ns]; 0 where it has none."""
     header = getattr(msg, 'header', None)
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec if header else 0
+    if header is None:
+        return 0
+    stamp = header.stamp
+    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
 
 
 def together(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
@@ -67,19 +70,24 @@ def together(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
     another first. Those of one stamp recorded within `MOMENT_NS` count as arrived with the last.
     """
     held: list[Arrival] = []
+    sent = 0
     for arrival in arrivals:
         stamp = stamped(arrival.data)
-        if held and (not stamp or stamp != stamped(held[0].data)
+        if held and (not stamp or stamp != sent
                      or arrival.at_ns - held[0].at_ns > MOMENT_NS
                      or arrival.stream in [one.stream for one in held]):
             yield from _released(held)
             held = []
+        if not held:
+            sent = stamp
         held.append(arrival)
     yield from _released(held)
 
 
 def _released(held: list[Arrival]) -> list[Arrival]:
     """Return what was sent together, arrived with the last of it."""
+    if len(held) < 2:
+        return held
     return [one._replace(at_ns=held[-1].at_ns)
             for one in sorted(held, key=lambda one: one.stream != STATE)]
 
