@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rosbags.highlevel import AnyReader
+from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import (
     Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime)
 from rosbags.interfaces import Nodetype
@@ -17,6 +17,7 @@ from rosbags.typesys.store import Typestore
 
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.ros.heads import TRAJECTORY, trajectory_head
+from diffusion_policy_rt.ros.lenient import LenientReader
 from diffusion_policy_rt.ros.salvage import DAMAGES, TYPES, salvage
 
 _COMPILED: dict[Any, Typestore] = {}
@@ -89,9 +90,7 @@ class Bag:
         if path.is_dir() and not (path / 'metadata.yaml').is_file():
             path = only_file(path)
         try:
-            self._reader: Any = AnyReader([path], default_typestore=TYPES)
-            self._reader.open()
-            self._reader.typestore = compiled(self._reader)
+            self._reader: Any = opened(path)
         except (*DAMAGES, OSError) as error:
             self._salvage(path, error)
 
@@ -124,12 +123,15 @@ class Bag:
         return self._reader.start_time, self._reader.end_time
 
     def messages(self, *topics: str, heads: bool = False) -> Iterator[Message]:
-        """Yield the messages of these topics (all where none is named) in order of recording.
+        """Yield the messages of these topics in order of recording.
 
-        They are read as they are asked for; with `heads` no more of trajectories than the
-        positions of their first points. Reading ends at the first damage, told in `damage`.
+        Where none is named, those of all topics but of types that are not known. They are read as
+        they are asked for; with `heads` no more of trajectories than the positions of their first
+        points. Reading ends at the first damage, told in `damage`.
         """
-        wanted = [c for c in self._reader.connections if not topics or c.topic in topics]
+        known = self._reader.typestore.fielddefs
+        wanted = [c for c in self._reader.connections if (
+            c.topic in topics if topics else full_type(c.msgtype) in known)]
         in_cdr = heads and getattr(self._reader, 'is2', True)
         try:
             for connection, stamp, raw in self._reader.messages(wanted) if wanted else ():
@@ -140,10 +142,19 @@ class Bag:
             self.damage = f'{self.path} is damaged ({error})'
 
 
-def compiled(reader: AnyReader) -> Typestore:
-    """Return the types of an open bag as of the first of these definitions, decoders and all."""
+def opened(path: Path) -> Any:
+    """Return a reader of a bag; raises what rosbags raises for one that is damaged, or no bag."""
+    try:
+        reader: Any = AnyReader([path], default_typestore=TYPES)
+        reader.open()
+    except AnyReaderError:
+        if path.suffix == '.bag':
+            raise
+        reader = LenientReader(path)
     key = reader.is2, frozenset((c.msgtype, c.msgdef) for c in reader.connections)
-    return _COMPILED.setdefault(key, reader.typestore)
+    # with the decoders that were made for these definitions before
+    reader.typestore = _COMPILED.setdefault(key, reader.typestore)
+    return reader
 
 
 def to_cdr(msg: Any, msgtype: str) -> bytes:
