@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 
 from diffusion_policy_rt.files import whole_file
-from diffusion_policy_rt.replay.page import machine
+from diffusion_policy_rt.replay.page import interval, machine
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
@@ -25,17 +25,28 @@ def write_ladder(folder: Path, result: Mapping[str, Any]) -> None:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the page."""
+    mean = f', the mean of {result["episodes"]} episodes' if result['episodes'] else ''
     lines = [f'# Stacks for a deadline of {1e3 * result["deadline_s"]:g} ms', '',
-             f'{result["advice"]} Quality is {result["quality_is"]}; a plan is timed from one new '
-             f'frame per camera to its chunk, on {machine()}. Made by '
-             f'`{result["provenance"]["command"]}`.', '',
+             f'{result["advice"]} Quality is {result["quality_is"]}{mean}; a plan is timed from '
+             f'one new frame per camera to its chunk, on {machine()}. With the margin, and half a '
+             f'millisecond to publish in, its p99 may be {1e3 * result["p99_most_s"]:.3g} ms. '
+             f'Made by `{result["provenance"]["command"]}` on '
+             f'`{result["provenance"]["git"]}`.', '',
              '| | stack | steps | p50 [ms] | p99 [ms] | quality | size [MB] | meets |',
              '|---|---|---|---|---|---|---|---|']
     lines += [f'| {number} | {row["stage"]} | {row["steps"]} | {1e3 * row["p50_s"]:.2f} | '
-              f'{1e3 * row["p99_s"]:.2f} | {row["quality"]:.4g} | {row["size_bytes"] / 1e6:.2f} | '
+              f'{1e3 * row["p99_s"]:.2f} | {quality(row)} | {row["size_bytes"] / 1e6:.2f} | '
               f'{"yes" if row["meets"] else "no"} |'
               for number, row in enumerate(result['ladder'], 1)]
     return '\n'.join([*lines, '', '![quality against time](ladder.png)', ''])
+
+
+def quality(row: Mapping[str, Any]) -> str:
+    """Return a row's quality, and its mean paired difference to the first row if it has one."""
+    if not any(row.get('difference_ci95', ())):
+        return f'{row["quality"]:.4g}'
+    return (f'{row["quality"]:.3f}; '
+            + interval(row['difference'], row['difference_ci95'], '+.3f'))
 
 
 def draw(path: Path, result: Mapping[str, Any]) -> None:
@@ -50,6 +61,8 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
         axis.annotate(str(number), at, fontsize=9, color=colour, ha='center', va='center',
                       xytext=(0, 11 if number % 2 else -11), textcoords='offset points')
     axis.axvline(1e3 * result['deadline_s'], color='#e63946', lw=1, label='deadline')
+    axis.axvline(1e3 * result['p99_most_s'], color='#e63946', lw=1, ls='--',
+                 label='the same less margin and publishing')
     axis.set(xscale='log', xlabel='time per plan, p99 [ms]', ylabel=result['quality_is'])
     for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         formatter(FuncFormatter(lambda ms, _: f'{ms:g}'))
