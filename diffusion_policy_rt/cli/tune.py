@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='as of dprt replay')
     parser.add_argument('--episodes', type=positive, default=20, metavar='N',
                         help='Push-T episodes per stage (default 20)')
+    parser.add_argument('--skip-slow', action='store_true',
+                        help='measure no quality of stages that are too slow, but the first')
     parser.add_argument('--repeats', type=positive, default=300, metavar='N',
                         help='plans timed per stage (default 300)')
     parser.add_argument('--margin', type=float, default=0.1, metavar='M',
@@ -78,12 +80,14 @@ def run(args: argparse.Namespace) -> None:
     out.mkdir(parents=True, exist_ok=True)
     aim = Aim(parse_seconds(args.deadline), args.margin, args.quality_drop, not args.bag)
     worth = quality(args, out)
-    tuner = Tuner(out / 'kept', args.engine, args.threads, args.repeats, worth)
+    tuner = Tuner(out / 'kept', args.engine, args.threads, args.repeats, worth,
+                  args.skip_slow)
     made = Makers(args, out / 'made')
     rows = tuner.climb(ladder(args.policy, args.steps, made.quantized(), made.distilled(),
                               made.again), aim)
     for row in rows:
-        row |= worth.beside(Stage.of(row), Stage.of(rows[0]))
+        if row['quality'] is not None:
+            row |= worth.beside(Stage.of(row), Stage.of(rows[0]))
     chosen = rows[-1] if rows[-1]['meets'] else None
     bundle = deliver(chosen, out / 'bundle', aim).folder if chosen else None
     result = {'ladder': rows, 'chosen': chosen and chosen['stage'],

@@ -43,6 +43,8 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 def quality(row: Mapping[str, Any]) -> str:
     """Return a row's quality, and its mean paired difference to the first row if it has one."""
+    if row['quality'] is None:
+        return '-'
     if not any(row.get('difference_ci95', ())):
         return f'{row["quality"]:.4g}'
     return (f'{row["quality"]:.3f}; '
@@ -50,16 +52,24 @@ def quality(row: Mapping[str, Any]) -> str:
 
 
 def draw(path: Path, result: Mapping[str, Any]) -> None:
-    """Draw each stage at its p99 and quality, by its number, and the deadline."""
+    """Draw each stage at its p99 and quality, by its number, and the deadline.
+
+    A stage whose quality was not measured stands, hollow, at the foot.
+    """
     figure, axis = plt.subplots(figsize=(9, 5), layout='constrained')
     rows = result['ladder']
-    axis.plot([1e3 * row['p99_s'] for row in rows], [row['quality'] for row in rows], '-',
+    known = [row for row in rows if row['quality'] is not None]
+    axis.plot([1e3 * row['p99_s'] for row in known], [row['quality'] for row in known], '-',
               color='#9a9a9a', lw=1)
     for number, row in enumerate(rows, 1):
-        colour, at = '#2a9d8f' if row['meets'] else '#264653', (1e3 * row['p99_s'], row['quality'])
-        axis.plot(*at, 'o', color=colour, label=f'{number}  {row["stage"]}')
+        colour, measured = '#2a9d8f' if row['meets'] else '#264653', row['quality'] is not None
+        at = 1e3 * row['p99_s'], row['quality'] if measured else 0.03
+        within = axis.transData if measured else axis.get_xaxis_transform()
+        axis.plot(*at, 'o', color=colour, mfc=colour if measured else 'none', transform=within,
+                  label=f'{number}  {row["stage"]}')
         axis.annotate(str(number), at, fontsize=9, color=colour, ha='center', va='center',
-                      xytext=(0, 11 if number % 2 else -11), textcoords='offset points')
+                      xycoords=within, textcoords='offset points',
+                      xytext=(0, 11 if number % 2 or not measured else -11))
     axis.axvline(1e3 * result['deadline_s'], color='#e63946', lw=1, label='deadline')
     axis.axvline(1e3 * result['p99_most_s'], color='#e63946', lw=1, ls='--',
                  label='the same less margin and publishing')

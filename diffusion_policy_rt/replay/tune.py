@@ -125,18 +125,21 @@ class Tuner:
     """Measures stages; what stands in `folder` is not measured again."""
 
     def __init__(self, folder: Path, engine: str, threads: int, repeats: int,
-                 quality: Callable[[Stage], float]) -> None:
+                 quality: Callable[[Stage], float], skip_slow: bool = False) -> None:
+        """With `skip_slow` the quality of what is too slow is not measured, but for the first."""
         self._kept, self._engine, self._threads = Kept(folder), engine, threads
-        self._repeats, self._quality = repeats, quality
+        self._repeats, self._quality, self._skip_slow = repeats, quality, skip_slow
 
     def climb(self, stages: Iterator[Stage], aim: Aim) -> list[dict[str, Any]]:
         """Return the rows up to the first stage that meets the aim; all where none does."""
         rows: list[dict[str, Any]] = []
         for stage in stages:
             row = self._row(stage)
-            reference = rows[0]['quality'] if rows else row['quality']
             row['meets_time'] = aim.meets_time(row['p99_s'])
-            row['meets_quality'] = aim.meets_quality(row['quality'], reference)
+            skipped = self._skip_slow and rows and not row['meets_time']
+            worth = row['quality'] = None if skipped else self._quality(stage)
+            row['meets_quality'] = None if worth is None else aim.meets_quality(
+                worth, rows[0]['quality'] if rows else worth)
             row['meets'] = row['meets_time'] and row['meets_quality']
             rows.append(row)
             if row['meets']:
@@ -148,7 +151,7 @@ class Tuner:
         times = self.times(stage, bundle)
         return {'stage': stage.label, 'policy': str(bundle.folder), 'steps': stage.steps,
                 'cached': stage.cached, 'p50_s': float(np.percentile(times, 50)),
-                'p99_s': float(np.percentile(times, 99)), 'quality': self._quality(stage),
+                'p99_s': float(np.percentile(times, 99)),
                 'size_bytes': sum(entry['bytes'] for entry in bundle.files.values())}
 
     def times(self, stage: Stage, bundle: Bundle) -> list[float]:
