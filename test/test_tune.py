@@ -104,13 +104,19 @@ def test_a_deadline_that_cannot_be_met_ends_with_the_advice(tmp_path, capsys):
 
 
 def test_the_quality_of_what_is_too_slow_is_measured_unless_it_is_skipped(tmp_path):
-    for skip, labels in ((False, 4), (True, 2)):
-        seen = []
-        tuner = Timed(tmp_path, 'onnxruntime', 1, 20, lambda stage: seen.append(stage) or 0.9, skip)
-        rows = tuner.climb(ladder('pusht_teacher', 0, ['pusht_teacher'], ['pusht']), Aim(0.012))
-        assert rows[-1]['meets'] and len(rows) == 4 and len(seen) == labels
+    seen = []
+
+    def quality(stage):
+        seen.append(stage.label)
+        return 0.9
+
+    for skip, count in ((False, 4), (True, 2)):
+        seen.clear()
+        rows = Timed(tmp_path, 'onnxruntime', 1, 20, quality, skip).climb(
+            ladder('pusht_teacher', 0, ['pusht_teacher'], ['pusht']), Aim(0.012))
+        assert rows[-1]['meets'] and len(rows) == 4 and len(seen) == count
         assert [row['quality'] is None for row in rows] == [False, skip, skip, False]
-    assert seen[0].label == 'as it is' and seen[1].steps == 8
+    assert seen == ['as it is', 'distilled (pusht), 8 steps']
     write_ladder(tmp_path, {'ladder': rows, 'deadline_s': 0.012, 'p99_most_s': 0.01,
                             'quality_is': 'score', 'episodes': None, 'advice': 'A.',
                             'provenance': {'command': 'dprt tune', 'git': 'c'}})

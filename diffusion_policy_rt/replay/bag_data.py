@@ -12,10 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.replay.action_parts import Part, split
 from diffusion_policy_rt.replay.bag_rows import Readers, RowMaker, stack
-from diffusion_policy_rt.replay.events import ACTION
 from diffusion_policy_rt.replay.mapping import Inputs, Sources, map_topics
-from diffusion_policy_rt.replay.recorded import READERS
 from diffusion_policy_rt.replay.recording import Recording
 from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.ros.convert import TO_FRAME, joint_state_to_values
@@ -62,8 +61,9 @@ def read_bag_rows(path: Path, wanted: Wanted) -> tuple[dict[str, np.ndarray], np
         if wanted.action and not sources.action:
             raise DataError(f'{path} has no topic of actions that is found by itself; name it '
                             'among the keys of `action` in the recipe, such as /arm/command')
-        maker = RowMaker(_readers(wanted, sources), wanted.rate)
-        episodes = maker.make(_arrivals(bag, sources, wanted))
+        parts = split(bag, sources, wanted.action) if wanted.action else {}
+        maker = RowMaker(_readers(wanted, sources, parts), wanted.rate)
+        episodes = maker.make(_arrivals(bag, sources, wanted, parts))
     if bag.damage:
         tqdm.write(f'{bag.damage}; read to its last good message')
     if not episodes:
@@ -72,26 +72,21 @@ def read_bag_rows(path: Path, wanted: Wanted) -> tuple[dict[str, np.ndarray], np
     return stack(episodes)
 
 
-def _arrivals(bag: Bag, sources: Sources, wanted: Wanted) -> Any:
+def _arrivals(bag: Bag, sources: Sources, wanted: Wanted, parts: Mapping[str, Part]) -> Any:
     recording = Recording(bag, sources, 0.5 / wanted.rate)
     total = sum(topic.messages for topic in bag.topics if topic.name in sources.topics)
     with tqdm(total=total or None, unit='message', desc=bag.path.name) as bar:
         for arrival in recording.arrivals(bar.update):
-            if arrival.stream == ACTION and wanted.action:
-                reader = READERS[sources.types[sources.action]]
-                if recording.is_hold(arrival.at_ns, reader(wanted.action, arrival.data),
-                                     range(len(wanted.action))):
-                    continue
+            part = parts.get(arrival.stream)
+            if part is not None and recording.is_hold(
+                    arrival.at_ns, part.read(arrival.data), part.columns):
+                continue
             yield arrival
 
 
-def _readers(wanted: Wanted, sources: Sources) -> Readers:
+def _readers(wanted: Wanted, sources: Sources, parts: dict[str, Part]) -> Readers:
     def image(camera: CameraSpec, transport: str, msg: Any, at_ns: int) -> np.ndarray:
         return TO_FRAME[transport](camera, msg, at_ns).decode()
 
-    def action(msg: Any, at_ns: int) -> np.ndarray:
-        return READERS[sources.types[sources.action]](wanted.action, msg)
-
     return Readers({c: partial(image, c, sources.cameras[c.name][1]) for c in wanted.cameras},
-                   lambda msg, at_ns: joint_state_to_values(wanted.state, msg),
-                   action if wanted.action else None)
+                   lambda msg, at_ns: joint_state_to_values(wanted.state, msg), parts)
