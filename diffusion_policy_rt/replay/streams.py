@@ -42,10 +42,12 @@ class StreamWatch:
     def notes(self) -> Iterator[str]:
         """Yield one line for each oddity."""
         for stream, (count, longest) in self.gaps.items():
-            yield (f'{stream}: {count} gaps without a message, the longest of {longest:.3g} s; '
+            gaps = 'a gap' if count == 1 else f'{count} gaps'
+            yield (f'{stream}: {gaps} without a message, the longest of {longest:.3g} s; '
                    'the policy went through them as it does live')
         for stream, (count, farthest) in self.jumps.items():
-            yield (f'{stream}: stamps jumped back {count} times, by up to {farthest:.3g} s; such '
+            times = 'once' if count == 1 else f'{count} times'
+            yield (f'{stream}: stamps jumped back {times}, by up to {farthest:.3g} s; such '
                    'messages stand where their stamps are')
 
 
