@@ -16,6 +16,10 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
 
+LEAST_SPAN = 0.1
+"""What the axis of the quality spans at least, as a share of its middle."""
+
+
 def write_ladder(folder: Path, result: Mapping[str, Any]) -> None:
     """Write ladder.md and ladder.png of a result of `dprt tune --json`."""
     draw(folder / 'ladder.png', result)
@@ -54,7 +58,8 @@ def quality(row: Mapping[str, Any]) -> str:
 def draw(path: Path, result: Mapping[str, Any]) -> None:
     """Draw each stage at its p99 and quality, by its number, and the deadline.
 
-    A stage whose quality was not measured stands, hollow, at the foot.
+    A stage whose quality was not measured stands, hollow, at the foot; a bar is the interval of
+    the difference to the first.
     """
     figure, axis = plt.subplots(figsize=(9, 5), layout='constrained')
     rows = result['ladder']
@@ -67,18 +72,24 @@ def draw(path: Path, result: Mapping[str, Any]) -> None:
         within = axis.transData if measured else axis.get_xaxis_transform()
         axis.plot(*at, 'o', color=colour, mfc=colour if measured else 'none', transform=within,
                   label=f'{number}  {row["stage"]}')
+        ends = [rows[0]['quality'] + end for end in row.get('difference_ci95', ())]
+        axis.plot([at[0]] * len(ends), ends, color=colour, lw=1)
         axis.annotate(str(number), at, fontsize=9, color=colour, ha='center', va='center',
                       xycoords=within, textcoords='offset points',
-                      xytext=(0, 11 if number % 2 or not measured else -11))
+                      xytext=(0 if not measured else 9, 11 if number % 2 or not measured else -11))
     axis.axvline(1e3 * result['deadline_s'], color='#e63946', lw=1, label='deadline')
     axis.axvline(1e3 * result['p99_most_s'], color='#e63946', lw=1, ls='--',
                  label='the same less margin and publishing')
-    axis.set(xscale='log', xlabel='time per plan, p99 [ms]', ylabel=result['quality_is'])
+    axis.set(xscale='log', xlabel='time per plan, p99 [ms]',
+             ylabel=result['quality_is'].replace('_', ' '))
     for formatter in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
         formatter(FuncFormatter(lambda ms, _: f'{ms:g}'))
     axis.tick_params(axis='x', which='minor', labelsize=8)
     axis.grid(alpha=0.3, which='both')
     axis.margins(y=0.1)
+    low, high = axis.get_ylim()
+    more = max(0.0, LEAST_SPAN * abs(low + high) / 2 - (high - low)) / 2  # noise looks like noise
+    axis.set_ylim(low - more, high + more)
     figure.legend(loc='outside lower center', ncols=2, fontsize=8, frameon=False)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=110, format='png')
