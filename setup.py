@@ -87,7 +87,9 @@ setup(
         'demo': DEMO,
         'train': TRAIN,
         'distill': DISTILL,
-        'test': [*DEMO, *ARM, *DISTILL, 'colcon-ros', 'hypothesis', 'pytest', 'setuptools'],
+        # tensorrt-rtx builds engines without a GPU, to see that graphs suit TensorRT
+        'test': [*DEMO, *ARM, *DISTILL, 'colcon-ros', 'hypothesis', 'pytest', 'setuptools',
+                 'tensorrt-rtx; platform_machine == "x86_64"'],
         'check': ['mypy', 'ruff', 'types-PyYAML'],
         # for machines without a ROS 2 installation: real rclpy over real DDS
         'ros': [f'ros-jazzy-{package}' for package in (

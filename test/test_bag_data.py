@@ -71,6 +71,22 @@ def test_a_bag_gives_the_rows_that_it_was_made_from(data, tmp_path, storage):
     same(rows(file), rows(data))
 
 
+def test_some_images_of_a_bag_are_those_of_all_and_damaged_ones_stay_out(data, tmp_path):
+    made = found(data)
+    for k in (4, 30):  # an image that cannot be decoded: its row is none
+        made[3 * k][3].data = made[3 * k][3].data[:-1]
+    read = rows(bags.write(tmp_path / 'bag', made))
+    frames = read.streams['front']
+    assert len(frames) < 80 and len(read.episode_ends) > 4
+    whole = frames[:]
+    chosen = np.random.default_rng(0).choice(len(frames), 9)
+    np.testing.assert_array_equal(frames[chosen], whole[chosen])
+    given = rows(data).streams
+    images, states = given['front'][:], given['state']
+    for image, state in zip(whole, read.streams['state']):
+        np.testing.assert_array_equal(image, images[(states == state).all(1)][0])
+
+
 def test_jitter_and_the_delay_of_actions_move_no_row(data, tmp_path):
     rng = np.random.default_rng(0)
     jitter = rng.integers(0, 20 * MS, 80).tolist()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip('gym_pusht', reason='the episodes are of Push-T')
@@ -10,7 +11,6 @@ pytest.importorskip('torch', reason='the step graphs are exported by torch')
 
 from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.engines.bundle import read_bundle  # noqa: E402
-from diffusion_policy_rt.errors import SpecError  # noqa: E402
 from diffusion_policy_rt.replay import bench_closed as closed  # noqa: E402
 from diffusion_policy_rt.replay.bench_cache import BLOCKS, EXACT, NONE  # noqa: E402
 from diffusion_policy_rt.sim.tasks import PUSHT  # noqa: E402
@@ -73,10 +73,20 @@ def test_the_noise_is_that_of_the_seed_and_the_step(blocked):
     assert (seen[0] != seen[1]).any()
 
 
-def test_caches_that_can_change_no_score_are_not_played(blocked):
-    assert BLOCKS not in rows_of(blocked, steps=1)
-    with pytest.raises(SpecError, match='nothing that could change a score'):
-        rows_of(blocked, steps=1, engine='torch')
+def test_caches_that_do_nothing_are_not_played(blocked):
+    assert list(rows_of(blocked, steps=1, engine='torch')) == [NONE, EXACT, closed.WARM]
+
+
+def test_a_warm_start_turns_less_than_noise_does(blocked):
+    rows = rows_of(blocked, steps=1)
+    assert BLOCKS not in rows and rows[closed.WARM]['unchanged'] == 0
+    assert 0 < rows[closed.WARM]['turn_p50'] < rows[NONE]['turn_p50']
+
+
+@pytest.mark.parametrize('targets, steps', [
+    ([[0, 0]], 0), ([[0, 0], [9, 0], [9, 1], [10, 1], [9, 3]], 2), ([[0, 0]] * 5, 4)])
+def test_the_longest_stand_is_found(targets, steps):
+    assert closed.stood(np.array(targets, float), np.array([1.0, 1.0])) == steps
 
 
 @pytest.mark.parametrize('more, why', [

@@ -92,6 +92,7 @@ def test_every_method_writes_a_student_that_every_engine_runs(toy, tmp_path, met
     facts, result = bundle.training, json.loads((tmp_path / 'r.json').read_text())
     assert (facts['method'], facts['seed']) == (method, 0)
     assert facts['teacher'] == teacher.files['weights.safetensors']['sha256']
+    assert facts['teacher_recipe'] == teacher.training['recipe']
     assert bundle.spec.steps == ((1,) if method == 'onedp-d' else (1, 2, 4, 8))
     assert len(result['history']) == 3 and facts['measures'] in result['history']
     assert {f'{what}_{n}' for what in ('energy', 'spread') for n in bundle.spec.steps} == set(

@@ -17,6 +17,7 @@ from diffusion_policy_rt.engines.load import load_engine  # noqa: E402
 from diffusion_policy_rt.engines.parity import deviation  # noqa: E402
 from diffusion_policy_rt.engines.torch_engine import load_policy  # noqa: E402
 from diffusion_policy_rt.engines.weights import read_header  # noqa: E402
+from diffusion_policy_rt.errors import DprtError  # noqa: E402
 from diffusion_policy_rt.train.export import export_bundle  # noqa: E402
 from diffusion_policy_rt.train.quantize.gate import LIMITS  # noqa: E402
 
@@ -108,6 +109,15 @@ def test_both_policies_play_the_same_episodes(toy, tmp_path):  # noqa: F811
     report = read_bundle(tmp_path / 'q').quality['quantization']
     assert report['episodes'] == 2 and report['score_loss'] == pytest.approx(
         report['score_fp32'] - report['score'])
+
+
+@pytest.mark.parametrize('interval, more', [((-0.03, 0.01), True), ((-0.05, -0.002), False)])
+def test_a_score_that_may_be_the_same_asks_for_more_episodes(interval, more):
+    report = {'chunk_rmse': 0.0, 'jerk_ratio': 1.0, 'size_ratio': 0.2, 'score_loss': 0.02,
+              'score': 0.88, 'score_fp32': 0.9, 'score_difference_ci95': interval, 'episodes': 9}
+    with pytest.raises(DprtError, match='the gate fails: score_loss 0.02') as told:
+        quantizing.judge(report, override=False)
+    assert ('--episodes' in str(told.value)) == more
 
 
 def test_info_shows_every_layer_as_it_was_executed(done, tmp_path, capsys):

@@ -17,7 +17,8 @@ from diffusion_policy_rt.train.distill.consistency import (  # noqa: E402
 from diffusion_policy_rt.train.distill.denoiser import (  # noqa: E402
     NetworkDenoiser, jump, like, rollout, wide)
 from diffusion_policy_rt.train.distill.dmd import RectifiedFlow, flow_time  # noqa: E402
-from diffusion_policy_rt.train.distill.methods import METHODS, Networks, every_nth  # noqa: E402
+from diffusion_policy_rt.train.distill.methods import METHODS, every_nth  # noqa: E402
+from diffusion_policy_rt.train.distill.networks import Networks  # noqa: E402
 from diffusion_policy_rt.train.distill.onedp import OneDP, OneDPOptions  # noqa: E402
 from diffusion_policy_rt.train.ema import EMA  # noqa: E402
 

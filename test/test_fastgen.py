@@ -17,7 +17,8 @@ from diffusion_policy_rt.errors import DprtError  # noqa: E402
 from diffusion_policy_rt.train.distill import fastgen_net  # noqa: E402
 from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser  # noqa: E402
 from diffusion_policy_rt.train.distill.fastgen_loss import MODELS, SCORED  # noqa: E402
-from diffusion_policy_rt.train.distill.methods import METHODS, Networks  # noqa: E402
+from diffusion_policy_rt.train.distill.methods import METHODS  # noqa: E402
+from diffusion_policy_rt.train.distill.networks import Networks  # noqa: E402
 from diffusion_policy_rt.train.ema import EMA  # noqa: E402
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 torch = pytest.importorskip('torch', reason='the layers are torch modules')
 
 from diffusion_policy_rt.engines.torch_engine import load_policy  # noqa: E402
+from diffusion_policy_rt.model.blocks import PositionNorm  # noqa: E402
 from diffusion_policy_rt.model.lower import (  # noqa: E402
-    MatrixProduct, VectorMish, from_matrix, lower, raise_weights, taps, to_matrix)
+    MatrixProduct, from_matrix, lower, raise_weights, taps, to_matrix)
+from diffusion_policy_rt.model.rows import RowNorm, VectorMish  # noqa: E402
 from diffusion_policy_rt.model.unet import ConditionalUnet1D  # noqa: E402
 
 sizes = st.integers(1, 7)
@@ -96,7 +98,8 @@ def test_the_u_net_keeps_no_convolution_and_gives_the_same_outputs():
         lowered = lower(net)
         close(lowered(x, level, cond), expected)
     assert not [m for m in lowered.modules()
-                if isinstance(m, (torch.nn.Conv1d, torch.nn.ConvTranspose1d, torch.nn.Linear))]
+                if isinstance(m, (torch.nn.Conv1d, torch.nn.ConvTranspose1d, torch.nn.Linear,
+                                  torch.nn.GroupNorm))]
     fresh = ConditionalUnet1D(2, 16, 6, (16, 32, 64), groups=4, step_dim=16)
     raised = raise_weights(fresh, lowered.state_dict())
     assert raised.keys() == weights.keys()
@@ -131,3 +134,13 @@ def test_the_vectorised_mish_is_mish_for_every_value(values):
     x = torch.tensor(values)
     expected = torch.nn.functional.mish(x)
     assert ((VectorMish()(x) - expected).abs() <= 1e-5 * expected.abs() + 2e-6).all()
+
+
+@given(sizes, sizes, st.integers(2, 16), st.integers(1, 3))
+def test_the_norm_by_rows_is_the_group_norm(groups, width, positions, batch):
+    norm = PositionNorm(groups, groups * width)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = torch.randn(batch, groups * width, positions)
+    with torch.no_grad():
+        close(RowNorm(norm)(x), norm(x))

@@ -20,7 +20,7 @@ DOCS = Path(__file__).parent.parent / 'docs' / 'parameters.md'
 LIVE = {'control_rate', 'deadline', 'min_steps', 'max_steps', 'observation_timeout',
         'action_timeout', 'max_camera_skew', 'n_action_steps', 'replan_ticks', 'seam_limit',
         'blend_steps',
-        'cache.capacity', 'cache.condition', 'cache.blocks', 'enable_output',
+        'cache.capacity', 'cache.condition', 'cache.blocks', 'cache.warm_start', 'enable_output',
         *(f'cache.{camera}.{field}' for camera in ('front', 'wrist')
           for field in ('tiles', 'threshold', 'max_age'))}
 

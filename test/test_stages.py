@@ -6,7 +6,7 @@ from fakes import START, STEP, state_at, tiny_spec
 
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.runtime.clock import ManualClock
-from diffusion_policy_rt.runtime.frame import Frame
+from diffusion_policy_rt.runtime.frame import Frame, scaled
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.tiles import TiledEncoder, TileRule
@@ -33,14 +33,14 @@ def test_parts_of_images_have_the_bits_of_whole_ones(wide):
     encoder = TiledEncoder(camera, engine.staged('front'),
                            lambda image: engine.encode('front', image), TileRule(True))
     rng = np.random.default_rng(0)
-    image = rng.standard_normal((3, 161, 170), np.float32)
+    image = rng.integers(0, 256, (161, 170, 3), np.uint8)
     for number in range(60):
-        np.testing.assert_array_equal(encoder.encode(image.copy(), number),
-                                      engine.encode('front', image))
+        np.testing.assert_array_equal(encoder.encode(image, number),
+                                      engine.encode('front', scaled(image, camera)))
         for _ in range(rng.integers(3)):
             top, left, size = rng.integers(161), rng.integers(170), rng.integers(1, 30)
-            part = image[:, top:top + size, left:left + size]
-            part[:] = rng.standard_normal(part.shape, np.float32)
+            part = image[top:top + size, left:left + size]
+            part[:] = rng.integers(0, 256, part.shape, np.uint8)
     assert encoder.counts['patched'] > 30
 
 

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.chunk import Chunk, continued
 from diffusion_policy_rt.runtime.sampler import sample
 from diffusion_policy_rt.runtime.variants import (
     WARM_START, Variant, evenly_spaced, make_schedule, with_variant)
+from diffusion_policy_rt.runtime.warm import REACH, WarmStart
 from diffusion_policy_rt.spec import PolicySpec, Schedule
 
 H = 8
@@ -141,3 +143,77 @@ def test_a_bundle_may_serve_a_warm_start_and_need_not():
     del data['schedules']['2']['warm_sigmas']
     cold = dataclasses.replace(spec.schedule(2), warm_sigmas=())
     assert PolicySpec.from_json(data).schedule(2) == cold
+
+
+class Pulled:
+    """The exact denoiser of a Gaussian around a target: what is expected of a noisy chunk."""
+
+    def __init__(self, deviation):
+        self.target, self.variance = 0.0, deviation**2
+
+    def __call__(self, x, sigma, *_):
+        return (self.variance * x + sigma**2 * self.target) / (self.variance + sigma**2)
+
+
+@pytest.mark.parametrize('level', [1.0, 2.0, 4.0])
+def test_a_jump_of_the_target_is_followed_within_a_few_plans(level):
+    wide = dataclasses.replace(tiny_spec().action, low=(-999, -999), high=(999, 999))
+    loop, _ = plans(tiny_spec(clip=None, action=wide), 0, steps=1)
+    loop.keep(dataclasses.replace(loop.rules, warm_start=level))
+    loop.engine.denoise = pulled = Pulled(0.5)
+    left, off = 1 / (1 + level**2), []  # of the jump, after each plan, but for the noise
+    for now in range(START, START + 40 * STEP, STEP):
+        pulled.target = 100.0 * (now >= START + 20 * STEP)
+        feed(loop, now)
+        action = loop.plan(now).chunk.rest(now)[0]
+        off.append(pulled.target - (action[0] - wide.offset[0]) / wide.scale[0])
+    assert np.abs(off[:20]).max() < 4
+    assert off[20] == pytest.approx(100 * left, abs=4)
+    assert np.abs(off[20 + int(np.ceil(np.log(0.01) / np.log(left))):]).max() < 4
+
+
+def stands(steps=1):
+    """Return a loop whose engine keeps to what it is given, and never moves by itself."""
+    loop, _ = plans(tiny_spec(clip=None), 0, steps=steps)
+    loop.keep(dataclasses.replace(loop.rules, warm_start=2.0))
+    loop.engine.denoise = lambda x, sigma, *_: loop.engine.denoised.append(sigma) or 0 * x
+    return loop
+
+
+def test_a_robot_that_stands_is_planned_for_from_noise_again():
+    loop = stands()
+    for k in range(31):
+        feed(loop, START + k * STEP)
+        loop.plan(START + k * STEP)
+    fresh = loop._sampled.schedule(1).sigmas[0]
+    from_noise = [k for k, sigma in enumerate(loop.engine.denoised) if sigma == fresh]
+    # the first plan has no chunk; then targets are known from the second plan on, for a second
+    assert from_noise == [0, 11, 22]
+    assert loop.cache_figures()['warm_start.restarts'] == 2
+    assert loop.cache_figures()['warm_start.plans'] == 31 - 3
+
+
+def test_a_robot_that_moves_is_never_taken_for_one_that_stands():
+    warm, span = WarmStart((2.0, 2.0)), 2.1 * REACH  # in units, over each second
+    for k in range(50):
+        actions = np.full((8, 2), k * span / 10)
+        made = Chunk(START + k * STEP, STEP, actions, START + k * STEP, 1)
+        assert warm.of(made, START + k * STEP) is made
+    assert (warm.plans, warm.restarts) == (50, 0)
+
+
+@given(st.lists(st.integers(-3 * STEP, 20 * STEP), max_size=60))
+def test_no_order_of_instants_keeps_more_targets_than_a_second_has(steps):
+    warm, now = WarmStart((1.0, 1.0)), START
+    for step in steps:
+        now += step
+        warm.of(Chunk(now, STEP, np.zeros((8, 2)), now, 1), now)
+        assert len(warm._targets) <= 61
+    warm.clear()
+    assert warm.of(None, now) is None and not warm._targets
+
+
+@pytest.mark.parametrize('level', [-1.0, float('inf'), float('nan')])
+def test_a_level_that_is_none_is_refused(level):
+    with pytest.raises(SpecError, match='no noise level'):
+        CacheRules(warm_start=level)

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
         return
     facts = {
         'training': {'method': args.method, 'teacher': run.digest, 'recipe': recipe.source,
-                     **run.facts, 'seed': args.seed, 'hours': run.history.seconds / 3600,
+                     'teacher_recipe': dict(teacher.training['recipe']), **run.facts,
+                     'seed': args.seed, 'hours': run.history.seconds / 3600,
                      'epochs': len(run.history.train), 'best_epoch': run.history.best_epoch,
                      'measures': run.history.measures[run.history.best_epoch - 1],
                      'device': str(world.device), 'processes': world.size,

@@ -212,6 +212,17 @@ def judge(report: dict[str, Any], override: bool) -> None:
     report |= {'failed': failed, 'overridden': bool(failed) and override}
     print(table([{'measure': name, 'value': report.get(name, 'not measured'), 'at most': most}
                  for name, most in LIMITS.items()]))
+    chance = doubt(report)
     if failed and not override:
-        raise DprtError(f'not written, because the gate fails: {"; ".join(failed)}; keep more in '
-                        'fp32 (--encoder, --denoiser), or --override, which is recorded')
+        raise DprtError(f'not written, because the gate fails: {"; ".join(failed)}; {chance}keep '
+                        'more in fp32 (--encoder, --denoiser), or --override, which is recorded')
+
+
+def doubt(report: dict[str, Any]) -> str:
+    """Print the scores; return advice where their difference may as well be none."""
+    if report.get('score_loss') is None:
+        return ''
+    low, high = report['score_difference_ci95']
+    print(f'score {report["score"]:.3f} against {report["score_fp32"]:.3f} over '
+          f'{report["episodes"]} episodes: {-report["score_loss"]:+.4f} [{low:+.4f}, {high:+.4f}]')
+    return 'more --episodes tell the score more exactly; ' if low <= 0 <= high else ''

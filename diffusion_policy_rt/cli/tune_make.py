@@ -46,24 +46,13 @@ class Makers:
     def _quantize(self, policy: str) -> Iterator[str]:
         args = self._args
         options = ['--observations', str(args.observations), '--seed', str(args.seed)]
-        if recipe := args.recipe or self._own_recipe(policy):
-            options += ['--recipe', recipe]
+        if args.recipe:
+            options += ['--recipe', args.recipe]
         out = self._place(QUANTIZED, policy, options)
         # what its quality is worth is measured by the ladder itself
         yield from self._make(out, out, ['quantize', '--policy', policy, '--threads',
                                          str(args.threads), '--episodes', '0', '--override',
                                          *options])
-
-    def _own_recipe(self, policy: str) -> str:
-        """Return a file with the recipe that the data belong to, for a student, which has none."""
-        own = read_bundle(policy).training.get('recipe') or {}
-        source = read_bundle(self._args.policy).training.get('recipe') or {}
-        if 'cameras' in own or 'cameras' not in source:
-            return ''
-        self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / 'recipe.yaml'  # JSON is YAML
-        file.write_text(json.dumps(source, sort_keys=True))
-        return str(file)
 
     def _distil(self, policy: str) -> Iterator[str]:
         args = self._args

@@ -15,6 +15,7 @@ from diffusion_policy_rt.engines.bundle import (
 from diffusion_policy_rt.engines.cpu import saturates
 from diffusion_policy_rt.engines.executed import (
     check_executed, check_types, read_profile, summary)
+from diffusion_policy_rt.engines.pages import use_huge_pages
 from diffusion_policy_rt.engines.weights import (
     check_scales, part_of, read_header)
 from diffusion_policy_rt.errors import EngineError
@@ -25,13 +26,18 @@ from diffusion_policy_rt.runtime.precond import denoise
 from diffusion_policy_rt.spec import Schedule
 
 
+SPIN_US = '200'
+"""How long a worker waits awake for its part of the next product, within a call [us]."""
+
+
 def make_session(graph: Path, threads: int, profile: str = '') -> onnxruntime.InferenceSession:
     """Load a graph; EngineError where ONNX Runtime cannot. `profile` begins a profile's path."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # idle workers must sleep, not spin: the tick and the camera callbacks need the cores
-    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    # between calls workers must sleep: the tick and the camera callbacks need the cores
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    options.add_session_config_entry('session.intra_op.spin_duration_us', SPIN_US)
     if saturates():
         options.add_session_config_entry('session.x64quantprecision', '1')
     if profile:
@@ -79,6 +85,7 @@ class OnnxEngine:
         for fresh in {call for found in self._schedules.values() for call in found.fresh}:
             bundle.path(f'{masked_part(fresh)}.onnx')  # opened when first needed, missed now
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
+        use_huge_pages(sum(tensor.length for tensor in stored.values()))
 
     def _open(self, graph: str) -> list[Layer]:
         """Load a graph; return its products."""

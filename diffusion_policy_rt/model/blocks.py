@@ -19,6 +19,10 @@ def compute(branch: Branch) -> Tensor:
     return branch()
 
 
+class PositionNorm(nn.GroupNorm):
+    """Group norm of a sequence [B, C, T]."""
+
+
 class SinusoidalPosEmb(nn.Module):
     """Embed a scalar per sample in sines and cosines (Vaswani et al. 2017): [B] -> [B, dim].
 

@@ -24,7 +24,10 @@ class SpatialSoftmax(nn.Module):
         self.nets = nn.Conv2d(channels, keypoints, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        heat = self.nets(features)
+        return self.expected(self.nets(features))
+
+    def expected(self, heat: Tensor) -> Tensor:
+        """Return each heat map's mean position: [B, K, h, w] -> [B, K, 2]."""
         rows, columns = heat.shape[-2:]
         weights = heat.flatten(2).softmax(-1).unflatten(-1, (rows, columns))
         x = (weights.sum(-2) * torch.linspace(-1, 1, columns, device=heat.device)).sum(-1)
@@ -127,8 +130,16 @@ class KeypointEncoder(nn.Module):
         return [layer for layer in self.backbone if isinstance(layer, nn.Conv2d)]
 
     def stages(self) -> list[nn.Sequential]:
-        """Return each convolution, without its padding, and its ReLU; they share the weights."""
+        """Return each convolution, without its padding, and its ReLU; they share the weights.
+
+        The last one makes the heat maps, too: they are fewer than its channels.
+        """
         bare = [copy.copy(layer) for layer in self.convolutions()]
         for layer in bare:
             layer.padding = (0, 0)
-        return [nn.Sequential(layer, nn.ReLU()) for layer in bare]
+        made = [nn.Sequential(layer, nn.ReLU()) for layer in bare]
+        return [*made[:-1], made[-1].append(self.pool.nets)]
+
+    def located(self, heat: Tensor) -> Tensor:
+        """Return the latent [B, L] of the last stage's heat maps."""
+        return self.pool.expected(heat).flatten(1)

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from diffusion_policy_rt.model.blocks import PositionNorm
+from diffusion_policy_rt.model.rows import RowNorm, VectorMish
+
 Layer = nn.Linear | nn.Conv1d | nn.ConvTranspose1d
 M = TypeVar('M', bound=nn.Module)
 
@@ -93,21 +96,19 @@ def gather(x: Tensor, index: np.ndarray) -> Tensor:
     if (index == positions).any():
         x = torch.cat((x, x.new_zeros(int(x.shape[0]), 1, int(x.shape[2]))), dim=1)
     flat = torch.from_numpy(index.reshape(-1)).to(x.device)
-    return x.index_select(1, flat).unflatten(1, index.shape).flatten(2)
-
-
-class VectorMish(nn.Module):
-    """Mish, x tanh(ln(1 + e^x)), of functions that engines have vectorised; softplus is none."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return -x * torch.tanh(torch.log(torch.sigmoid(-x)))
+    return x.index_select(1, flat).reshape(int(x.shape[0]), len(index), -1)
 
 
 def lower(module: M) -> M:
-    """Rewrite, in place, every layer that is a matrix product, and Mish; return the module."""
+    """Rewrite, in place, every layer that is a matrix product, norms over positions, and Mish.
+
+    Returns the module.
+    """
     for name, child in module.named_children():
         if is_product(child):
             setattr(module, name, MatrixProduct(cast(Layer, child)))
+        elif isinstance(child, PositionNorm):
+            setattr(module, name, RowNorm(child))
         elif isinstance(child, nn.Mish):
             setattr(module, name, VectorMish())
         else:

@@ -11,7 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from diffusion_policy_rt.model.blocks import Keep, compute, step_encoder, stop_encoder
+from diffusion_policy_rt.model.blocks import (
+    Keep, PositionNorm, compute, step_encoder, stop_encoder)
 
 
 class Conv1dBlock(nn.Module):
@@ -21,7 +22,7 @@ class Conv1dBlock(nn.Module):
         super().__init__()
         self.block = nn.Sequential(
             nn.Conv1d(inputs, outputs, kernel_size, padding=kernel_size // 2),
-            nn.GroupNorm(groups, outputs), nn.Mish())
+            PositionNorm(groups, outputs), nn.Mish())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block(x)

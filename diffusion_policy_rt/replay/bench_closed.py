@@ -14,23 +14,29 @@ from tqdm import tqdm
 
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.engines.caching import Caching
-from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.replay.bench_cache import BLOCKS, CACHES, EXACT, NONE
 from diffusion_policy_rt.replay.compare import paired_difference
 from diffusion_policy_rt.replay.episode import PolicyController, run_episode
 from diffusion_policy_rt.replay.evaluate import (
     Evaluation, in_processes, make_controller, outcome, simulated, summarise)
+from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.loop import PolicyLoop
+from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
+from diffusion_policy_rt.runtime.variants import WARM_START
+from diffusion_policy_rt.runtime.warm import REACH
 from diffusion_policy_rt.sim.tasks import SimulatedRobot, Task
 
 THRESHOLD = 'all, threshold 6'
 SMALL = f'{THRESHOLD}, small images in parts'
-PLAYED = (NONE, EXACT, THRESHOLD, SMALL, BLOCKS)
-"""Of `bench_cache.CACHES`. SMALL encodes parts of images that are too small for it to pay: what
-tiles of a larger image would do to the score, for a policy that has none."""
+WARM = 'all exact, warm start'
+PLAYED = (NONE, EXACT, THRESHOLD, SMALL, WARM, BLOCKS)
+"""Of `bench_cache.CACHES`, and two more. SMALL encodes parts of images that are too small for it
+to pay: what tiles of a larger image would do to the score, for a policy that has none. WARM goes
+on from the last chunk."""
 Played = dict[str, tuple[dict[str, Any], dict[str, object]]]
-"""Cache -> an episode's outcome, its `targets` as bytes, and what its process' caches tell."""
+"""Cache -> an episode's outcome with its `targets` as bytes, its `turns` and the time that it
+`stood`, and what its process' caches tell."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,19 @@ class SensedController(PolicyController):
         """Forget the last episode."""
         super().begin(seed)
         self._rng = np.random.default_rng(seed)
+        self.turns: list[float] = []
+        """How far each plan's first action is from what the chunk before it had due then."""
 
     def target(self, step: int, robot: SimulatedRobot) -> np.ndarray:
         """Return the target, [A] in the task's units."""
         if not self._keeps:
             self.loop.cache.clear()
-        return super().target(step, robot)
+        before, now = self.loop.current, step * self.loop.spec.step_ns
+        made, after = super().target(step, robot), self.loop.current
+        if before is not None and after is not None and before is not after:
+            ends = [chunk.rest(now)[:1] for chunk in (before, after)]
+            self.turns += [float(np.linalg.norm(ends[1] - ends[0]))] if len(ends[0]) else []
+        return made
 
     def _look(self, robot: SimulatedRobot) -> dict[str, np.ndarray]:
         seen = super()._look(robot)
@@ -93,9 +106,25 @@ def make_sensed(what: Closed, cache: str) -> SensedController:
     loop = made.loop
     loop.tiling.least = 0 if cache == SMALL else loop.tiling.least
     loop.tiling.prove()
-    rules = CACHES[THRESHOLD if cache == SMALL else cache](loop.rules.tiles)
-    loop.keep(replace(rules, capacity=loop.rules.capacity))
+    loop.keep(replace(rules_of(cache, loop.rules.tiles), capacity=loop.rules.capacity))
     return SensedController(loop, simulated(evaluation), what.noise, cache != NONE)
+
+
+def rules_of(cache: str, off: Mapping[str, TileRule]) -> CacheRules:
+    """Return the rules of one of `PLAYED`, given those of tiles that are off."""
+    if cache == WARM:
+        return replace(CACHES[EXACT](off), warm_start=WARM_START)
+    return CACHES[THRESHOLD if cache == SMALL else cache](off)
+
+
+def stood(targets: np.ndarray, reach: np.ndarray) -> int:
+    """Return for how many steps on end targets [N, A] stayed within `reach` [A] at most."""
+    first = longest = 0
+    for last in range(len(targets)):
+        while (np.ptp(targets[first:last + 1], axis=0) > reach).any():
+            first += 1
+        longest = max(longest, last - first)
+    return longest
 
 
 _worker: dict[str, Any] = {}
@@ -113,8 +142,10 @@ def _work(seed: int) -> Played:
     made: Played = {}
     for cache, controller in _worker['controllers'].items():
         episode = run_episode(controller, robot, seed, task=task)
-        made[cache] = ({**outcome(episode), 'targets': np.array(episode.targets).tobytes()},
-                       controller.loop.cache_figures())
+        targets, spec = np.array(episode.targets), controller.loop.spec
+        still = stood(targets, REACH * np.asarray(spec.action.scale)) / task.rate
+        made[cache] = ({**outcome(episode), 'targets': targets.tobytes(), 'stood': still,
+                        'turns': controller.turns}, controller.loop.cache_figures())
     return made
 
 
@@ -123,12 +154,11 @@ def bench_closed(what: Closed, seeds: Sequence[int], workers: int,
     """Return one row per cache; `difference` is the mean paired one of the score to no cache.
 
     `unchanged` is the share of episodes whose actions are those without cache, bit for bit; the
-    hit ratios are those of the process that played the last episode.
+    hit ratios are those of the process that played the last episode. `turn_p50` is the median
+    [unit] of how far a plan's first action is from what the last chunk had due then, `stood_s` the
+    longest that any episode's targets stayed within `runtime.warm.REACH` [s].
     """
     caches = playable(what)
-    if caches == [NONE, EXACT]:
-        raise SpecError(f'{what.policy} has neither tiles nor, for {what.steps} steps, blocks on '
-                        'this engine: nothing that could change a score (dprt info tells why)')
     played = list(bar(in_processes(_prepare, (what, caches), _work, seeds,
                                    min(workers, len(seeds))),
                       total=len(seeds), unit='seed', desc=what.policy))
@@ -147,7 +177,9 @@ def _row(ours: list[dict[str, Any]], none: list[dict[str, Any]],
     tiles = [share for name, share in known.items()
              if name.startswith('tiles.') and name.endswith('.hit_ratio')]
     return {**{key: found[key] for key in (
-        'episodes', 'mean_max_coverage', 'ci95', 'success_rate')},
+        'episodes', 'mean_max_coverage', 'ci95', 'success_rate', 'jerk')},
         'difference': pair['difference'], 'difference_ci95': pair['ci95'],
-        'unchanged': float(np.mean(same)), 'hit_ratio': next(iter(tiles), None),
+        'unchanged': float(np.mean(same)), 'stood_s': max(one['stood'] for one in ours),
+        'turn_p50': float(np.median(np.concatenate([one['turns'] for one in ours]))),
+        'hit_ratio': next(iter(tiles), None),
         'blocks_hit_ratio': known.get('blocks.hit_ratio')}

@@ -75,7 +75,8 @@ def bench_node(policy: str, seconds: int, engine: str, steps: int) -> list[dict[
     """Return one row per image size: times from stamp to publication, and the engine's share.
 
     `overhead_p50_s` is the median from stamp to publication less the medians of the engine's own
-    calls, which are measured afterwards on this idle machine.
+    calls, which are measured afterwards on this idle machine. `inactive_s` is from the start of
+    the node's process until it is configured, `node_rss_bytes` its memory at the end.
     """
     bundle = read_bundle(policy)
     measured = [_measure(str(bundle.folder.resolve()), bundle.spec, size, seconds, engine, steps)
@@ -99,18 +100,21 @@ def _measure(policy: str, spec: PolicySpec, size: tuple[int, int], seconds: int,
     rclpy.init()
     robot = Robot(spec, *size)
     with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
         process = NodeProcess('policy_node', arguments, Path(folder) / 'log')
         try:
             change_state(robot, '/policy', Transition.TRANSITION_CONFIGURE, process)
+            inactive = time.monotonic() - began
             change_state(robot, '/policy', Transition.TRANSITION_ACTIVATE, process)
             sent = robot.sent
             _collect(robot, seconds, f'{size[0]}x{size[1]}')
-            sent = robot.sent - sent
+            sent, resident = robot.sent - sent, process.resident_bytes()
         finally:
             process.stop()
             robot.close()
             rclpy.try_shutdown()
-    return _row(size, robot.ticks[SETTLE_TICKS:], sent)
+    return {**_row(size, robot.ticks[SETTLE_TICKS:], sent), 'inactive_s': inactive,
+            'node_rss_bytes': resident}
 
 
 def _collect(robot: Robot, seconds: int, title: str) -> None:

@@ -13,10 +13,10 @@ from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.replay.pictures import write_picture
 from diffusion_policy_rt.replay.scenes import SCENES, pusht
-from diffusion_policy_rt.runtime.frame import to_input
+from diffusion_policy_rt.runtime.frame import window
 from diffusion_policy_rt.runtime.maps import Rect, grown, merged
 from diffusion_policy_rt.runtime.ports import Staged, StagedEngine
-from diffusion_policy_rt.runtime.tiles import TILE, largest, rectangles
+from diffusion_policy_rt.runtime.tiles import TILE, by_tile, rectangles, shrunk
 
 SIDE = 480
 """Rows of each panel [px]."""
@@ -28,9 +28,9 @@ def layers(staged: Staged, rects: Sequence[Rect], shape: tuple[int, ...]) -> lis
         tuple[list[Rect], float]]:
     """Return, of each layer, what is computed in pixels of the image and as a share of it.
 
-    `rects` are the pixels that changed, of an image of `shape` [3, h, w].
+    `rects` are the pixels that changed, of an image of `shape` [h, w, 3].
     """
-    told, size, scale = [], np.array(shape[1:]), 1
+    told, size, scale = [], np.array(shape[:2]), 1
     for stage in staged.stages:
         size = (size + 2 * stage.margin - stage.extent) // stage.stride + 1
         scale *= stage.stride
@@ -41,14 +41,16 @@ def layers(staged: Staged, rects: Sequence[Rect], shape: tuple[int, ...]) -> lis
     return told
 
 
-def panel(staged: Staged, frame: np.ndarray, inputs: Sequence[np.ndarray],
+def panel(staged: Staged, frame: np.ndarray, seen: Sequence[np.ndarray],
           name: str) -> np.ndarray:
     """Return a frame with its dirty tiles and what each layer computes, uint8 [.., .., 3].
 
-    `inputs` are what the encoder was given before, and is given of the frame.
+    `seen` are the windows of the frame before, and of this one.
     """
-    dirty, shape = largest(inputs[0] != inputs[1]), inputs[1].shape
-    told = layers(staged, rectangles(dirty, shape), shape)
+    far = cv2.absdiff(*seen)
+    dirty = by_tile(far) > 0
+    rects = [shrunk(rect, far, 0) for rect in rectangles(dirty, far.shape)]
+    told = layers(staged, rects, far.shape)
     factor = SIDE / frame.shape[0]
     picture = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
     for row, column in np.argwhere(dirty):
@@ -82,5 +84,5 @@ def write_tiles(path: Path, policy: str) -> None:
     frames, panels = pusht(camera.height, camera.width), []
     for name in SHOWN:
         before, after = SCENES[name](frames)[6:8]
-        panels.append(panel(staged, after, [to_input(f, camera) for f in (before, after)], name))
+        panels.append(panel(staged, after, [window(f, camera) for f in (before, after)], name))
     write_picture(path, np.hstack(panels))

@@ -112,6 +112,10 @@ TABLE = [
     Param('cache.blocks', False,
           'Keep branches of the denoiser between the network calls of a plan, where the bundle '
           'tells which (dprt cache); approximate.', live=True),
+    Param('cache.warm_start', 0.0,
+          'Noise level, in deviations of the data, to which the last chunk is noised for the next '
+          'plan to go on from it; 0 starts from noise alone, 2 suits plain policies of few steps; '
+          'it changes actions.', 0, 100, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
     Param('action_fields', [''],
@@ -128,8 +132,10 @@ TABLE = [
     Param('enable_output', False,
           'Publish on ~/action; false is a dry run on ~/shadow_action.', live=True),
     Param('realtime.priority', 0,
-          'SCHED_FIFO priority of the ticking thread; 0 leaves the default scheduling. A warning '
-          'tells what the system denies.', 0, 99),
+          'SCHED_FIFO priority of the ticking thread; the other threads of the node then have 1, '
+          'and an engine that computes for long belongs into a process of its own '
+          '(engine_process). 0 leaves the default scheduling. A warning tells what the system '
+          'denies.', 0, 99),
     Param('realtime.cpus', '',
           'Cores that the ticking thread may run on, such as 0,2; empty for all.'),
     Param('realtime.lock_memory', False, 'Keep the process\' memory from being swapped out.'),
@@ -224,7 +230,7 @@ def stream_rules(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, Strea
 def caches_of(values: Mapping[str, Any], spec: PolicySpec) -> CacheRules:
     """Return the rules of all caches among parameter values."""
     return CacheRules(values['cache.capacity'], values['cache.condition'], values['cache.blocks'],
-                      tiles_of(values, spec))
+                      values['cache.warm_start'], tiles_of(values, spec))
 
 
 def tiles_of(values: Mapping[str, Any], spec: PolicySpec) -> dict[str, TileRule]:

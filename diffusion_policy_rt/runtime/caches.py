@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.runtime.ports import (
     BlockwiseEngine, ConditionedEngine, Denoiser, Engine)
 from diffusion_policy_rt.runtime.tiles import TileRule
@@ -22,8 +24,15 @@ class CacheRules:
     blocks: bool = False
     """Whether branches of the denoiser are kept between the calls of a plan, where the bundle
     tells which; approximate."""
+    warm_start: float = 0.0
+    """Noise level, in deviations of the data, from which plans go on from the last chunk; 0 starts
+    from noise alone. It changes actions."""
     tiles: Mapping[str, TileRule] = field(default_factory=dict)
     """Per camera, when parts of its images are not encoded again."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_start < math.inf:
+            raise SpecError(f'warm_start {self.warm_start:g} is no noise level')
 
 
 def keep_conditions(engine: Engine, keeps: bool) -> None:

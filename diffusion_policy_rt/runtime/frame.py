@@ -53,18 +53,32 @@ def fit(rgb: np.ndarray, camera: CameraSpec) -> np.ndarray:
     return cv2.resize(middle, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def to_input(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Resize, crop and scale uint8 [H, W, 3] RGB to float32 [3, h, w].
+def window(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Return the pixels that the network sees, uint8 [h, w, 3]: resized and cut, not scaled.
 
-    `shift` moves the crop window (rows, columns) [px]; it is training's augmentation. Where the
-    window leaves the image the border pixel is repeated.
+    They may be those of `rgb` itself. `shift` moves the crop window (rows, columns) [px]; it is
+    training's augmentation. Where the window leaves the image the border pixel is repeated.
     """
     image = fit(rgb, camera)
     rows, columns = camera.input_size
     top, left = (corner + by for corner, by in zip(camera.crop_corner, shift))
+    if 0 <= top <= camera.height - rows and 0 <= left <= camera.width - columns:
+        return image[top:top + rows, left:left + columns]
     row_index = np.clip(np.arange(top, top + rows), 0, camera.height - 1)
     column_index = np.clip(np.arange(left, left + columns), 0, camera.width - 1)
-    window = image.take(row_index, 0).take(column_index, 1)
-    gain = 1 / (255 * np.asarray(camera.std, np.float32))
-    bias = np.asarray(camera.mean, np.float32) / np.asarray(camera.std, np.float32)
-    return np.ascontiguousarray((window * gain - bias).transpose(2, 0, 1), np.float32)
+    return image.take(row_index, 0).take(column_index, 1)
+
+
+def scaled(pixels: np.ndarray, camera: CameraSpec) -> np.ndarray:
+    """Scale uint8 [h, w, 3], any part of a `window`, to float32 [3, h, w]."""
+    std = np.asarray(camera.std, np.float32)[:, None, None]
+    made = np.empty((3, *pixels.shape[:2]), np.float32)
+    # into the planes at once: interleaved arithmetic and a copy cost ten times as much
+    np.multiply(pixels.transpose(2, 0, 1), 1 / (255 * std), out=made)
+    made -= np.asarray(camera.mean, np.float32)[:, None, None] / std
+    return made
+
+
+def to_input(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """Resize, crop and scale uint8 [H, W, 3] RGB to float32 [3, h, w]; `shift` as `window` has."""
+    return scaled(window(rgb, camera, shift), camera)

@@ -74,7 +74,7 @@ class Guard:
     def look(self, frame: Frame, rgb: np.ndarray) -> None:
         """Raise FrameError for an image, uint8 [H, W, 3], that its stream's rule refuses."""
         rule, some = self.rules[frame.camera], rgb[::ROWS]
-        if some.size and some.mean() < rule.min_brightness:
+        if rule.min_brightness and some.size and some.mean() < rule.min_brightness:
             raise FrameError(f'camera {frame.camera}: the image is black; uncover the lens or '
                              'restart its driver', 'black')
         first, pixels, shape = self._pixels.setdefault(frame.camera, (frame, some, rgb.shape))

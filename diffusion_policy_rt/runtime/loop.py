@@ -6,7 +6,7 @@ handed over through queues, the chunk and the newest state by one reference assi
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from diffusion_policy_rt.runtime.chunk import Chunk, join, splice
 from diffusion_policy_rt.runtime.caches import (
     CacheRules, denoiser_figures, denoiser_of, keep_conditions)
 from diffusion_policy_rt.runtime.clock import Clock, Deadline
-from diffusion_policy_rt.runtime.frame import Frame, to_input
+from diffusion_policy_rt.runtime.frame import Frame, window
 from diffusion_policy_rt.runtime.guard import Guard, StreamRule
 from diffusion_policy_rt.runtime.hands import Hands
 from diffusion_policy_rt.runtime.latency import LatencyModel, choose_steps
@@ -35,6 +35,8 @@ from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
 from diffusion_policy_rt.runtime.trace import Rung
+from diffusion_policy_rt.runtime.variants import warmed
+from diffusion_policy_rt.runtime.warm import WarmStart
 from diffusion_policy_rt.spec import PolicySpec
 
 
@@ -54,8 +56,8 @@ class PolicyLoop:
                                 tiles={camera.name: TileRule() for camera in spec.cameras})
         self.cache = LatentCache(self.rules.capacity)
         self.tiling = Tiling(spec, engine)
+        self.warm, self._sampled = WarmStart(spec.action.scale), spec
         self._clock = clock
-        self._arrived: deque[Frame | State] = deque(maxlen=1024)
         self._buffer = ObservationBuffer(spec)
         self._chunk: Chunk | None = None
         self._estimate: Chunk | None = None
@@ -77,19 +79,20 @@ class PolicyLoop:
 
     def keep(self, rules: CacheRules) -> None:
         """Use other rules from the next plan on."""
-        self.rules = rules
+        self.rules, self._sampled = rules, warmed(self.spec, rules.warm_start)
         self.cache.capacity, self.tiling.rules = rules.capacity, rules.tiles
         keep_conditions(self.engine, rules.condition)
 
     def cache_figures(self) -> dict[str, object]:
         """Return what the caches but that of latents tell of themselves."""
-        return {**denoiser_figures(self.engine), **self.tiling.figures()}
+        return {**denoiser_figures(self.engine), **self.tiling.figures(),
+                'warm_start.plans': self.warm.plans, 'warm_start.restarts': self.warm.restarts}
 
     # -- observe -------------------------------------------------------------------------------
 
     def observe_frame(self, frame: Frame) -> None:
         """Take in a frame; it is decoded only if a plan needs it."""
-        self._arrived.append(frame)
+        self._buffer.arrive(frame)
         self.newest_frame = frame
         self.arrivals.note(frame)
         self.guard.note(frame.camera, frame.stamp_ns, frame.arrival_ns)
@@ -99,7 +102,7 @@ class PolicyLoop:
         self.spec.state.validate(values)
         state = State(stamp_ns, arrival_ns, values)
         self.hands.measure(state, self.settings)
-        self._arrived.append(state)
+        self._buffer.arrive(state)
         self.guard.note(ROBOT, stamp_ns, arrival_ns)
 
     @property
@@ -130,12 +133,7 @@ class PolicyLoop:
 
     def observe(self, now_ns: int) -> Observation | NotReady:
         """Return the newest observation, or why there is none."""
-        while self._arrived:
-            sample_ = self._arrived.popleft()
-            if isinstance(sample_, Frame):
-                self._buffer.push_frame(sample_)
-            else:
-                self._buffer.push_state(sample_)
+        self._buffer.collect()
         self.looked = self._buffer.newest
         return self._buffer.observe(now_ns, self.settings.observation_timeout_ns,
                                     round(self.settings.max_camera_skew * 1e9))
@@ -176,7 +174,9 @@ class PolicyLoop:
         before = self.current
         given = committed(self.spec, before, observation.stamp_ns, now_ns)
         joint = self.settings.joint(self.spec.action)
-        for chunk in self.estimates(observation, latents, steps, given=given):
+        goes_on = self._sampled.schedule(steps).warm_sigmas
+        last = self.warm.of(before, now_ns) if goes_on else None
+        for chunk in self.estimates(observation, latents, steps, given=given, last=last):
             if chunk is None:
                 return NotReady('the engine returned a value that is not finite',
                                 kind='not_finite')
@@ -210,9 +210,9 @@ class PolicyLoop:
 
     def _encode_frame(self, frame: Frame) -> np.ndarray:
         rgb = frame.decode()
-        image = to_input(rgb, self.spec.camera(frame.camera))
+        pixels = window(rgb, self.spec.camera(frame.camera))
         self.guard.look(frame, rgb)
-        return self.tiling.encode(frame.camera, image, frame.stamp_ns)
+        return self.tiling.encode(frame.camera, pixels, frame.stamp_ns)
 
     def sample(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                steps: int, noise: np.ndarray | None = None,
@@ -223,11 +223,12 @@ class PolicyLoop:
 
     def estimates(self, observation: Observation, latents: Mapping[str, list[np.ndarray]],
                   steps: int, noise: np.ndarray | None = None,
-                  given: np.ndarray | None = None) -> Iterator[Chunk | None]:
+                  given: np.ndarray | None = None,
+                  last: Chunk | None = None) -> Iterator[Chunk | None]:
         """Yield what there is after each network call, as `plan.chunk_estimates` does."""
-        denoiser = denoiser_of(self.engine, self.spec.schedule(steps), self.rules)
-        return chunk_estimates(self.spec, denoiser, self.seed, observation, latents, steps, noise,
-                               given, self.current)
+        denoiser = denoiser_of(self.engine, self._sampled.schedule(steps), self.rules)
+        return chunk_estimates(self._sampled, denoiser, self.seed, observation, latents, steps,
+                               noise, given, last)
 
     # -- act -----------------------------------------------------------------------------------
 
@@ -275,20 +276,26 @@ class PolicyLoop:
     def hold(self, now_ns: int | None = None, told: bool = False) -> Action:
         """Return the action that keeps the robot where it is measured to be, once it is braked.
 
-        Velocities hold at zero at once; ticks brake within the limits. Actions without a measured
+        Velocities are brought to zero within the limits. Actions without a measured
         state of their name keep the value that is due; without either, nothing is published.
         `now_ns` tells a state too old to hold at, and what is due; without it the newest state and
-        the last planned value stand, and nothing is braked. `told` is for ticks, which send it.
+        the last planned value stand, and no position is braked. `told` is for ticks, which send
+        it. Several actions [K, A] are the way to rest, `rest_step_s` apart.
         """
         return self.hands.hold(self.current, self.settings, now_ns, told)
+
+    @property
+    def rest_step_s(self) -> float:
+        """Time between the actions of a `hold` that are sent one by one [s]."""
+        return 1 / (self.settings.control_rate if self.hands.velocity else self.spec.rate)
 
     def reset(self) -> None:
         """Forget observations, latents and the chunk, as at a new episode or a clock jump."""
         self._epoch += 1  # first: a plan in flight must not bring back what is forgotten here
-        self._arrived.clear()
         self._buffer.clear()
         self.cache.clear()
         self.tiling.clear()
+        self.warm.clear()
         self.arrivals.clear()
         self.guard.clear()
         self.hands.forget()

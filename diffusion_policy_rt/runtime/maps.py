@@ -20,11 +20,11 @@ Rect = tuple[int, int, int, int]
 
 def grown(stage: Stage, rect: Rect, shape: tuple[int, ...]) -> Rect:
     """Return which outputs of a stage, of `shape` [.., h, w], depend on inputs in `rect`."""
-    first = [max(0, -((stage.extent - 1 - stage.margin - low) // stage.stride))
-             for low in rect[:2]]
-    last = [min(size, (high - 1 + stage.margin) // stage.stride + 1)
-            for high, size in zip(rect[2:], shape[-2:])]
-    return first[0], first[1], last[0], last[1]
+    top, left, bottom, right = rect
+    reach, stride, margin = stage.extent - 1 - stage.margin, stage.stride, stage.margin
+    return (max(0, -((reach - top) // stride)), max(0, -((reach - left) // stride)),
+            min(shape[-2], (bottom - 1 + margin) // stride + 1),
+            min(shape[-1], (right - 1 + margin) // stride + 1))
 
 
 def merged(rects: Iterable[Rect]) -> list[Rect]:

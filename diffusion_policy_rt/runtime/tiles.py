@@ -1,12 +1,14 @@
 """Encoding only what moved: images are compared by tiles with the one that latents were made of.
 
     image == held                       the latent stands, nothing is computed
-    some tiles differ                   they are copied to `held`; layers are computed around them
+    some tiles differ                   what changed is copied to `held`, and scaled; layers are
+                                        computed around it
     many do, or the age is up           encoded whole, at the price of the comparison alone
 
-The latent is always that of `held`, bit for bit, and no pixel of `held` differs from the image by
-more than the threshold. So noise and drift below it cost nothing, and never add up; a threshold of
-zero changes nothing at all.
+Pixels are compared as the camera gave them, uint8, and only what changed is scaled. The latent is
+always that of `held`, bit for bit, and no pixel of `held` differs from the image by more than the
+threshold. So noise and drift below it cost nothing, and never add up; a threshold of zero changes
+nothing at all.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import cv2
 import numpy as np
 
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.runtime.frame import scaled
 from diffusion_policy_rt.runtime.maps import Maps, Rect
 from diffusion_policy_rt.runtime.ports import Staged
 from diffusion_policy_rt.spec import CameraSpec
@@ -29,10 +32,9 @@ MOST = 0.3
 """Share of the image above which changed rectangles are not worth more than encoding it whole."""
 LEAST = 160 * 160
 """Pixels of an image below which a call per layer costs more than encoding it whole."""
-SOME = 8
-"""Every so many rows are compared first: enough to tell that most of an image moved."""
-ROUNDING = 1e-3
-"""Of differences of whole numbers 0..255 that were scaled and back."""
+SOME = 16
+"""Every so many rows are compared first where the last image was encoded whole: enough to tell
+that most of this one moved, too."""
 ON_THE_ARM = ('wrist', 'hand', 'gripper', 'arm')
 """In the name of a camera that moves, so that all of its image does."""
 COUNTS = ('unchanged', 'patched', 'whole', 'refreshed')
@@ -63,6 +65,7 @@ class TileRule:
 @dataclass(frozen=True)
 class _Held:
     image: np.ndarray
+    """Our own copy, uint8 [h, w, 3]."""
     maps: Maps | None
     """The layers' outputs; None until a part of the image changed."""
     latent: np.ndarray
@@ -76,13 +79,12 @@ class TiledEncoder:
     def __init__(self, camera: CameraSpec, staged: Staged,
                  encode: Callable[[np.ndarray], np.ndarray], rule: TileRule,
                  least: int = LEAST) -> None:
-        """Take what makes the latent [L] of a whole image.
+        """Take what makes the latent [L] of a whole image, float32 [3, h, w].
 
         Images of fewer pixels than `least` are encoded whole, or not at all while they stand.
         """
         self.rule = rule
-        self._staged, self._encode, self._least = staged, encode, least
-        self._levels = 255 * np.asarray(camera.std, np.float32)[:, None, None]
+        self._camera, self._staged, self._encode, self._least = camera, staged, encode, least
         self._held: _Held | None = None
         self.counts = Counter(dict.fromkeys(COUNTS, 0))
         self.tiles = self.reused = 0
@@ -98,14 +100,11 @@ class TiledEncoder:
 
     @property
     def held(self) -> np.ndarray | None:
-        """The image that the last latent is of, float32 [3, h, w]."""
+        """The image that the last latent is of, uint8 [h, w, 3]."""
         return None if self._held is None else self._held.image
 
     def encode(self, image: np.ndarray, stamp_ns: int) -> np.ndarray:
-        """Return the latent [L] of an image, float32 [3, h, w], within the rule.
-
-        The image is kept, so nobody may write to it afterwards.
-        """
+        """Return the latent [L] of an image, uint8 [h, w, 3], within the rule."""
         # taken out: an engine that raises half-way must leave nothing half-way behind
         held, self._held, rule = self._held, None, self.rule
         limit = rule.max_age * 1e9
@@ -113,51 +112,52 @@ class TiledEncoder:
             self.counts['refreshed'] += 1
             held = None
         if held is None or held.image.shape != image.shape:
-            held = self._whole(image, stamp_ns)
+            held = self._whole(image, stamp_ns, np.empty(image.shape, np.uint8))
         else:
             held = self._changed(held, image, stamp_ns, rule.threshold)
         self.age_ns = stamp_ns - held.since_ns
         self._held = held
         return held.latent.copy()
 
-    def _whole(self, image: np.ndarray, stamp_ns: int) -> _Held:
+    def _whole(self, image: np.ndarray, stamp_ns: int, into: np.ndarray) -> _Held:
         self.counts['whole'] += 1
         self.tiles += tiles_of(image.shape)
         self.drift = 0.0
-        return _Held(image, None, self._encode(image), stamp_ns)
+        latent = self._encode(scaled(image, self._camera))
+        into[:] = image
+        return _Held(into, None, latent, stamp_ns)
 
     def _changed(self, held: _Held, image: np.ndarray, stamp_ns: int, threshold: float) -> _Held:
-        most = MOST if image[0].size >= self._least else 0.0
-        if self._moved(image[:, ::SOME], held.image[:, ::SOME], threshold) > most:
-            return self._whole(image, stamp_ns)
-        dirty = self._dirty(image, held.image, threshold)
+        rows, columns = image.shape[:2]
+        most = MOST if rows * columns >= self._least else 0.0
+        if held.maps is None and _moved(image[::SOME], held.image[::SOME], threshold) > most:
+            return self._whole(image, stamp_ns, held.image)
+        far = cv2.absdiff(image, held.image)
+        furthest = by_tile(far)
+        dirty = furthest > threshold
+        self.drift = float(furthest[~dirty].max(initial=0))
         if not dirty.any():
             self._count('unchanged', dirty)
             return held
-        rects = rectangles(dirty, image.shape)
-        if sum(map(_area, rects)) > most * image[0].size:
-            return self._whole(image, stamp_ns)
-        maps = held.maps or Maps(self._staged, held.image)
-        for top, left, bottom, right in rects:
-            maps.pixels[:, top:bottom, left:right] = image[:, top:bottom, left:right]
-        latent = maps.update(rects) if maps.filled else maps.fill()
+        rects = [shrunk(rect, far, threshold) for rect in rectangles(dirty, (rows, columns))]
+        if sum(map(_area, rects)) > most * rows * columns:
+            return self._whole(image, stamp_ns, held.image)
+        latent, maps = self._patched(held, image, rects)
         self._count('patched', dirty)
-        return _Held(maps.pixels, maps, latent, held.since_ns)
+        return _Held(held.image, maps, latent, held.since_ns)
 
-    def _moved(self, image: np.ndarray, held: np.ndarray, threshold: float) -> float:
-        """Return the share of values that differ by more than the threshold."""
-        differs = image != held if not threshold else (
-            np.abs(image - held) * self._levels > threshold + ROUNDING)
-        return np.count_nonzero(differs) / differs.size
-
-    def _dirty(self, image: np.ndarray, held: np.ndarray, threshold: float) -> np.ndarray:
-        """Return which tiles hold a pixel that differs by more than the threshold."""
-        if not threshold:
-            return largest(image != held)
-        difference = largest(np.abs(image - held) * self._levels)
-        dirty = ~(difference <= threshold + ROUNDING)  # what is no number differs from everything
-        self.drift = float(difference[~dirty].max(initial=0.0))
-        return dirty
+    def _patched(self, held: _Held, image: np.ndarray,
+                 rects: list[Rect]) -> tuple[np.ndarray, Maps]:
+        """Copy the rectangles of the image to what is held; return the latent and the layers."""
+        for top, left, bottom, right in rects:
+            part = held.image[top:bottom, left:right]
+            part[:] = image[top:bottom, left:right]
+            if held.maps is not None:
+                held.maps.pixels[:, top:bottom, left:right] = scaled(part, self._camera)
+        if held.maps is not None:
+            return held.maps.update(rects), held.maps
+        maps = Maps(self._staged, scaled(held.image, self._camera))
+        return maps.fill(), maps
 
     def _count(self, kind: str, dirty: np.ndarray) -> None:
         self.counts[kind] += 1
@@ -166,23 +166,41 @@ class TiledEncoder:
 
 
 def tiles_of(shape: tuple[int, ...]) -> int:
-    """Return how many tiles an image [.., h, w] has; those at its end may be smaller."""
-    return -(-shape[-2] // TILE) * -(-shape[-1] // TILE)
+    """Return how many tiles an image [h, w, 3] has; those at its end may be smaller."""
+    return -(-shape[0] // TILE) * -(-shape[1] // TILE)
 
 
-def largest(difference: np.ndarray) -> np.ndarray:
-    """Return the largest value [3, h, w] of each tile; True is above False."""
-    rows, columns = (np.arange(0, size, TILE) for size in difference.shape[1:])
-    return np.maximum.reduceat(
-        np.maximum.reduceat(difference.max(0), rows, axis=0), columns, axis=1)
+def by_tile(far: np.ndarray) -> np.ndarray:
+    """Return the largest difference, uint8 [h, w, 3], of each tile."""
+    rows, columns = (-(-size // TILE) for size in far.shape[:2])
+    lower, right = rows * TILE - far.shape[0], columns * TILE - far.shape[1]
+    if lower or right:
+        far = cv2.copyMakeBorder(far, 0, lower, 0, right, cv2.BORDER_CONSTANT)
+    lines = far.reshape(rows, TILE, columns * TILE * 3).max(1)
+    return cv2.reduce(lines.reshape(-1, TILE * 3), 1, cv2.REDUCE_MAX).reshape(rows, columns)
 
 
 def rectangles(dirty: np.ndarray, shape: tuple[int, ...]) -> list[Rect]:
     """Return the rectangles of pixels around groups of tiles that touch."""
-    count, _, boxes, _ = cv2.connectedComponentsWithStats(dirty.astype(np.uint8))
-    return [(top * TILE, left * TILE, min(shape[-2], (top + rows) * TILE),
-             min(shape[-1], (left + columns) * TILE))
-            for left, top, columns, rows, _ in boxes[1:count].tolist()]
+    groups, _ = cv2.findContours(dirty.astype(np.uint8), cv2.RETR_EXTERNAL,
+                                 cv2.CHAIN_APPROX_SIMPLE)
+    return [(top * TILE, left * TILE, min(shape[0], (top + rows) * TILE),
+             min(shape[1], (left + columns) * TILE))
+            for left, top, columns, rows in map(cv2.boundingRect, groups)]
+
+
+def shrunk(rect: Rect, far: np.ndarray, threshold: float) -> Rect:
+    """Return the smallest rectangle around what differs, `far` [h, w, 3], by more in `rect`."""
+    top, left, bottom, right = rect
+    changed = (far[top:bottom, left:right] > threshold).view(np.uint8)
+    x, y, columns, rows = cv2.boundingRect(changed.reshape(bottom - top, -1))
+    return top + y, left + x // 3, top + y + rows, left + -(-(x + columns) // 3)
+
+
+def _moved(image: np.ndarray, held: np.ndarray, threshold: float) -> float:
+    """Return the share of values that differ by more than the threshold."""
+    far = cv2.absdiff(image, held)
+    return float(np.count_nonzero(far > threshold) / far.size)
 
 
 def _area(rect: Rect) -> int:

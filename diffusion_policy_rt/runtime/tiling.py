@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from diffusion_policy_rt.runtime.frame import scaled
 from diffusion_policy_rt.runtime.ports import Engine, Staged, StagedEngine
 from diffusion_policy_rt.runtime.tiles import COUNTS, LEAST, TiledEncoder, TileRule
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec
@@ -55,12 +56,12 @@ class Tiling:
                             lambda image: self._engine.encode(camera.name, image), rule,
                             self.least)
 
-    def encode(self, camera: str, image: np.ndarray, stamp_ns: int) -> np.ndarray:
-        """Return the latent [L] of an image, float32 [3, h, w]."""
+    def encode(self, camera: str, pixels: np.ndarray, stamp_ns: int) -> np.ndarray:
+        """Return the latent [L] of an image, uint8 [h, w, 3] of `frame.window`."""
         encoder, rule = self._encoders.get(camera), self._rules[camera]
         if encoder is None or not rule.tiles or not (self.exact[camera] or rule.threshold):
-            return self._engine.encode(camera, image)
-        return encoder.encode(image, stamp_ns)
+            return self._engine.encode(camera, scaled(pixels, self._spec.camera(camera)))
+        return encoder.encode(pixels, stamp_ns)
 
     def clear(self) -> None:
         """Forget all images; counts stand."""
@@ -83,12 +84,13 @@ class Tiling:
 def proven(encoder: TiledEncoder, engine: Engine, camera: CameraSpec) -> bool:
     """Whether latents by parts have the bits of those of whole images, on random changes."""
     rng, (rows, columns) = np.random.default_rng(0), camera.input_size
-    image = rng.standard_normal((3, rows, columns), np.float32)
-    encoder.encode(image.copy(), 0)
+    image = rng.integers(0, 256, (rows, columns, 3), np.uint8)
+    encoder.encode(image, 0)
     for _ in range(PROOFS):
         top, left = rng.integers(rows), rng.integers(columns)
-        part = image[:, top:top + 1 + rows // 4, left:left + 1 + columns // 4]
-        part[:] = rng.standard_normal(part.shape, np.float32)
-        if not np.array_equal(encoder.encode(image.copy(), 0), engine.encode(camera.name, image)):
+        part = image[top:top + 1 + rows // 4, left:left + 1 + columns // 4]
+        part[:] = rng.integers(0, 256, part.shape, np.uint8)
+        whole = engine.encode(camera.name, scaled(image, camera))
+        if not np.array_equal(encoder.encode(image, 0), whole):
             return False
     return True

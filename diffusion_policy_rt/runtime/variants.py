@@ -112,6 +112,18 @@ def _from(precond: Preconditioning, steps: int, start: float) -> np.ndarray:
     return _served(precond, steps, start)
 
 
+def warmed(spec: PolicySpec, level: float) -> PolicySpec:
+    """Return the spec with schedules that go on from the last chunk, at `level` deviations.
+
+    0 leaves all as it is, and so do schedules that draw no noise.
+    """
+    first = level * spec.precond.sigma_data
+    return dataclasses.replace(spec, schedules={
+        steps: schedule if schedule.kind == 'point' else dataclasses.replace(
+            schedule, warm_sigmas=tuple(_from(spec.precond, steps, first)))
+        for steps, schedule in spec.schedules.items()}) if level else spec
+
+
 def with_variant(spec: PolicySpec, variant: Variant, steps: int) -> PolicySpec:
     """Return the spec with its schedule of `steps` calls set to the variant's."""
     made = {**spec.schedules, steps: make_schedule(spec, variant, steps)}

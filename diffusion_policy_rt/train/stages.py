@@ -29,6 +29,17 @@ class StageGraph:
     metadata: dict[str, str]
 
 
+class Located(nn.Module):
+    """An encoder's last part alone."""
+
+    def __init__(self, encoder: KeypointEncoder) -> None:
+        super().__init__()
+        self.located = encoder.located
+
+    def forward(self, heat: Tensor) -> Tensor:
+        return self.located(heat)
+
+
 def stage_graphs(policy: Policy) -> list[StageGraph]:
     """Return the layers, and then the head, of each encoder that sees neighbourhoods alone."""
     made: list[StageGraph] = []
@@ -44,8 +55,7 @@ def stage_graphs(policy: Policy) -> list[StageGraph]:
             made.append(StageGraph(stage_part(camera.name, number), part, stage, x, DYNAMIC,
                                    dict(zip(GEOMETRY, map(str, geometry)))))
             x = stage(x).detach()
-        head = nn.Sequential(encoder.pool, nn.Flatten(1))
-        made.append(StageGraph(stage_part(camera.name, HEAD), part, head, x, None, {}))
+        made.append(StageGraph(stage_part(camera.name, HEAD), part, Located(encoder), x, None, {}))
     return made
 
 

@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from diffusion_policy_rt.train.distill.dmd import falling, flow_time
 from diffusion_policy_rt.train.distill.fastgen_net import (
     Discriminator, fastgen, feature_size, network_class)
-
-if TYPE_CHECKING:
-    from diffusion_policy_rt.train.distill.methods import Networks
+from diffusion_policy_rt.train.distill.networks import Networks
 
 LATE = 1_000_000
 """The iteration that FastGen is told: past every warm-up, so that a resumed run is the same."""

@@ -6,57 +6,18 @@ sampled by schedules of the levels that it was trained at.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from torch import Tensor, nn
-
-from diffusion_policy_rt.runtime.prefix import NO_PREFIX, PrefixLayout
 from diffusion_policy_rt.runtime.schedule import flow_sigmas, karras_sigmas
-from diffusion_policy_rt.spec import Preconditioning, Schedule
+from diffusion_policy_rt.spec import Schedule
 from diffusion_policy_rt.train.distill.consistency import Consistency, ConsistencyOptions
-from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
 from diffusion_policy_rt.train.distill.dmd import DMD2, DMDOptions
 from diffusion_policy_rt.train.distill.fastgen_loss import MODELS, FastGenLoss, FastGenOptions
 from diffusion_policy_rt.train.distill.meanflow import MeanFlow, MeanFlowOptions
+from diffusion_policy_rt.train.distill.networks import Loss, Networks
 from diffusion_policy_rt.train.distill.onedp import OneDP, OneDPOptions
-
-
-class Loss(Protocol):
-    """What the student learns from, and its critic where it has one."""
-
-    critic: nn.Module | None
-    how: Any
-
-    def student_loss(self, x0: Tensor, cond: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return the student's loss on data x0 [B, H, A] under cond [B, C]."""
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The raw networks of one run and their parametrisations."""
-
-    student: nn.Module
-    average: nn.Module
-    """The moving average of the student."""
-    precond: Preconditioning
-    teacher: nn.Module
-    teacher_precond: Preconditioning
-    critic: nn.Module
-    """The teacher with a stop encoder, for the methods that train a critic."""
-    layout: PrefixLayout = NO_PREFIX
-    example: tuple[Tensor, ...] = ()
-    """A chunk [1, H, A] and a condition [1, C], where the networks lie."""
-
-    def denoisers(self) -> tuple[NetworkDenoiser, ...]:
-        """Return student, average, teacher and critic as denoisers."""
-        own, its = self.precond, self.teacher_precond
-        pairs = ((self.student, own), (self.average, own), (self.teacher, its),
-                 (self.critic, dataclasses.replace(its, stop_time=True)))
-        return tuple(NetworkDenoiser(*pair, self.layout) for pair in pairs)
 
 
 @dataclass(frozen=True)

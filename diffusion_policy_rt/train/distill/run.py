@@ -23,18 +23,20 @@ from diffusion_policy_rt.train.assemble import columns, gather_chunks
 from diffusion_policy_rt.train.conditions import (
     frozen_conditions, latent_deviation, noised)
 from diffusion_policy_rt.train.data import Dataset
+from diffusion_policy_rt.train.data.frames import fitted
 from diffusion_policy_rt.train.distill.compare import Comparison
 from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
-from diffusion_policy_rt.train.distill.methods import METHODS, Loss, Networks
+from diffusion_policy_rt.train.distill.methods import METHODS
+from diffusion_policy_rt.train.distill.networks import Loss, Networks
 from diffusion_policy_rt.train.distill.recipe import DistillRecipe
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer
 from diffusion_policy_rt.train.distributed import World
-from diffusion_policy_rt.train.pixels import fit_all
 from diffusion_policy_rt.train.prefix import draw_lengths, with_prefix, without_prefix
 from diffusion_policy_rt.train.progress import chosen_windows, rows_left, tells_success
 from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
-from diffusion_policy_rt.train.trainer import History, Objective, Trainer
+from diffusion_policy_rt.train.history import History
+from diffusion_policy_rt.train.trainer import Objective, Trainer
 from diffusion_policy_rt.train.windows import make_windows, split_episodes
 
 if TYPE_CHECKING:
@@ -103,8 +105,8 @@ class Distillation:
         windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
         states = columns(data, 'state', plan.state)
         chunks = spec.action.normalise(gather_chunks(plan, data, windows)).astype(np.float32)
-        images = {c.name: fit_all(data.streams[c.name], c) for c in spec.cameras}
-        observed = frozen_conditions(self.teacher, images, states, windows, self.world.device)
+        images = {c.name: fitted(data.streams[c.name], c) for c in spec.cameras}
+        observed = frozen_conditions(self.teacher, images, states, windows, self.world)
         self.layout = PrefixLayout.of(spec)
         self.noise = latent_deviation(spec, how.latent_noise).astype(np.float32)
         self.chunks = torch.from_numpy(chunks).to(self.world.device)

@@ -29,11 +29,22 @@ def cut(source: Bundle, camera: str,
     stages = [stage_part(camera, number) for number in numbers]
     if not stages:
         return
-    convolutions = [n for n in whole.graph.node if n.op_type == 'Conv']
-    cuts = [_before(whole, node.input[0]) for node in convolutions[:len(stages) + 1]]
-    for name, first, last in zip([*stages, stage_part(camera, HEAD)], cuts,
-                                 [*cuts[1:], whole.graph.output[0].name]):
-        yield name, between(whole, first, last, read_graph(source, name))
+    likes = {name: read_graph(source, name) for name in [*stages, stage_part(camera, HEAD)]}
+    ends = [*_beginnings(whole, list(likes.values())), whole.graph.output[0].name]
+    for (name, like), first, last in zip(likes.items(), ends, ends[1:]):
+        yield name, between(whole, first, last, like)
+
+
+def _beginnings(whole: onnx.ModelProto, parts: list[onnx.ModelProto]) -> list[str]:
+    """Return the tensor that each part begins with, told by how many convolutions it has."""
+    convolutions = _convolutions(whole)
+    before = [0, *itertools.accumulate(len(_convolutions(part)) for part in parts)][:len(parts)]
+    return [_before(whole, convolutions[count].input[0]) if count < len(convolutions)
+            else convolutions[-1].output[0] for count in before]
+
+
+def _convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in graph.graph.node if node.op_type == 'Conv']
 
 
 def _before(graph: onnx.ModelProto, tensor: str) -> str:

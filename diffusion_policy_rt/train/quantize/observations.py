@@ -16,10 +16,11 @@ from diffusion_policy_rt.train.windows import make_windows
 
 
 def stream_recipe(bundle: Bundle, name: str) -> Recipe:
-    """Return the recipe that names the data's streams: the given one, or the bundle's own."""
+    """Return the recipe that names the data's streams: the given, the teacher's or the own."""
     if name:
         return load_recipe(name)
-    source = bundle.training.get('recipe')
+    told = bundle.training
+    source = told.get('teacher_recipe', told.get('recipe'))
     if not isinstance(source, Mapping) or 'cameras' not in source:
         raise DataError(f'{bundle.folder} does not tell which streams it sees; name the recipe '
                         'of its teacher by --recipe')
@@ -44,5 +45,7 @@ def read_observations(bundle: Bundle, recipe: Recipe, paths: Sequence[str], coun
                         f'{count} asked for; ask for fewer')
     rows = np.random.default_rng(seed).choice(len(windows.observed), count, replace=False)
     states = columns(data, 'state', recipe.state).astype(np.float32)
-    return [{**{c.name: data.streams[c.name][observed] for c in spec.cameras},
-             'state': states[observed]} for observed in windows.observed[rows]]
+    observed = windows.observed[rows]
+    seen = {**{c.name: data.streams[c.name][observed] for c in spec.cameras},
+            'state': states[observed]}
+    return [{name: values[number] for name, values in seen.items()} for number in range(count)]

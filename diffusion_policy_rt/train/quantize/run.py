@@ -28,6 +28,9 @@ from diffusion_policy_rt.train.quantize.write import read_graph, write_quantized
 
 KEPT = (1, 2, 3, 4, 6, 8, 12, 16)
 """Numbers of sensitive layers that are tried in fp32."""
+ENOUGH = 0.5
+"""Share of the gate's allowance at which no more layers are kept in fp32: errors add up in closed
+loop."""
 FP32_EXTRA = 3
 """Bytes more that a weight takes in fp32 than in 8 bits."""
 FEEDS = 64
@@ -132,7 +135,7 @@ def sensitive(parts: Sequence[Part], spare: float) -> list[tuple[str, str]]:
 
 def keep_sensitive(source: Bundle, parts: Sequence[Part], folder: Path, facts: Mapping[str, Any],
                    comparison: Measure) -> tuple[Bundle, dict[str, Any]]:
-    """Keep as few sensitive layers in fp32 as the gate wants, within the size that it allows.
+    """Keep sensitive layers in fp32 until chunks err `ENOUGH`, or the gate's size is reached.
 
     Returns the bundle, written to `folder`, and its measures.
     """
@@ -146,7 +149,7 @@ def keep_sensitive(source: Bundle, parts: Sequence[Part], folder: Path, facts: M
     best = attempt(0)
     ranked = sensitive(parts, (LIMITS['size_ratio'] - best['size_ratio']) * size(source))
     for count in KEPT:
-        if share(best) <= 1 or count > len(ranked):
+        if share(best) <= ENOUGH or count > len(ranked):
             break
         best = min(best, attempt(count), key=share)
     return write(source, parts, best['layers_in_fp32'], folder, facts), best
