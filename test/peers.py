@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fakes import TRANSFORMER, stirred, tiny_spec
+from fakes import KEYPOINT_MLP, TRANSFORMER, stirred, tiny_spec
 
 ROWS = 72
 
@@ -65,6 +65,28 @@ def objective(building=None):
         torch.device('cpu'))
 
 
+def streamed(world):
+    """Return an objective of pixels, and what brings them: eight images of a lane at a time."""
+    import torch
+
+    from diffusion_policy_rt.model.policy import Policy
+    from diffusion_policy_rt.train.data.frames import Held
+    from diffusion_policy_rt.train.feed import Feed
+    from diffusion_policy_rt.train.objectives import PixelObjective
+    from diffusion_policy_rt.train.order import PooledOrder
+    from diffusion_policy_rt.train.windows import make_windows
+
+    spec, rng, ends = tiny_spec(crop=(10, 14)), np.random.default_rng(0), np.array([17, 64, ROWS])
+    torch.manual_seed(0)
+    images = {'front': Held(rng.integers(0, 256, (ROWS, 12, 16, 3), dtype=np.uint8))}
+    observed, held_out = make_windows(ends, 2, 8).observed, np.arange(ROWS) >= 64
+    order = PooledOrder(np.arange(64), how().batch_size, 3, ends, 1)
+    feed = Feed(images, observed, order, how().epochs * order.per_epoch, world)
+    return PixelObjective(
+        Policy(spec, KEYPOINT_MLP), feed, rng.standard_normal((ROWS, 3)), observed,
+        rng.standard_normal((ROWS, 8, 2)).astype(np.float32), held_out, how(), world.device), feed
+
+
 def how(epochs=4):
     """Return how they are optimised: two steps an epoch."""
     from diffusion_policy_rt.train.recipe import Training
@@ -106,8 +128,27 @@ def task():
     return Task()
 
 
-def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, **strategy):
-    """Run to the end; at step kill[1] process kill[0] dies, at step `stop` all end in order."""
+def tear(step):
+    """Die in the middle of writing the checkpoint of a step: its files are there, but for one."""
+    from diffusion_policy_rt.train import shards
+    save = shards.dcp.save
+
+    def torn(states, checkpoint_id):
+        save(states, checkpoint_id=checkpoint_id)
+        if checkpoint_id.name == f'{step:09d}':
+            (checkpoint_id / shards.COMPLETE).unlink()
+            os._exit(9)
+
+    shards.dcp.save = torn
+
+
+def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, stream=False, torn=-1,
+         **strategy):
+    """Run to the end; at step kill[1] process kill[0] dies, at step `stop` all end in order.
+
+    Checkpoint `torn` is never finished.
+    """
+    tear(torn)
     import torch
 
     from diffusion_policy_rt.errors import DprtError
@@ -117,9 +158,10 @@ def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, **strategy):
 
     torch.set_num_threads(1)
     world = join(Strategy(**strategy))
-    given = task() if distil else objective(world.building() if built else None)
-    made = (DistillTrainer if distil else Trainer)(
-        given, how(), world, 3, Path(out) / 'policy.ckpt', 'run')
+    given, feed = streamed(world) if stream else (
+        task() if distil else objective(world.building() if built else None), None)
+    run = given, how(), world, 3, Path(out) / 'policy.ckpt', 'run'
+    made = DistillTrainer(*run) if distil else Trainer(*run, feed=feed)
     step = made.train_step
 
     def watched():

@@ -165,3 +165,46 @@ def test_demonstrations_tell_what_the_expert_wanted_and_can_be_learnt_from(sight
                         join(Strategy()))
     assert ARM.serves(training.spec) and len(training.data.streams) == 6
     assert (np.abs(training.spec.state.normalise(training.states)) <= 1 + 1e-6).all()
+
+
+@pytest.fixture
+def unseen(monkeypatch):
+    """Let the cameras draw nothing, as only the hand's ways matter."""
+    monkeypatch.setattr(Arm, 'look', lambda *_: np.zeros((96, 96, 3), np.uint8))
+
+
+def test_after_a_slip_the_expert_starts_elsewhere_and_still_does_the_task(unseen):
+    pytest.importorskip('torch', reason='the collector reads bundles of policies')
+    from diffusion_policy_rt.train.expert.arm import ArmCollection
+
+    fresh, slipped = (ArmCollection(starts=starts).collector() for starts in (
+        'published', 'anywhere'))
+    begun = [[c.episode(seed) for seed in range(500_000, 500_006)] for c in (fresh, slipped)]
+    apart = [np.abs(a.state[0] - b.state[0])[:7].max() for a, b in zip(*begun)]
+    shut = [d.state[0, -1] < 0.03 for d in begun[1]]
+    assert min(apart) > 0.05 and any(shut) and not all(shut)
+    assert all(d.success for d in begun[1])
+    again = slipped.episode(500_000)
+    np.testing.assert_array_equal(again.action, begun[1][0].action)
+
+
+def test_a_policy_leads_and_the_expert_takes_over_where_it_is(sighted):
+    pytest.importorskip('onnxruntime', reason='the leading policy runs on ONNX Runtime')
+    pytest.importorskip('torch', reason='the collector reads bundles of policies')
+    from diffusion_policy_rt.train.expert.arm import ArmCollection
+
+    led = ArmCollection(policy='arm').collector().episode(500_000)
+    alone = ArmCollection().collector().episode(500_000)
+    assert led.success
+    assert np.abs(led.state[0] - alone.state[0]).max() > 0.05
+    assert ArmCollection(policy='arm').about() != ArmCollection().about()
+
+
+def test_a_policy_of_another_robot_does_not_lead(tmp_path, capsys):
+    pytest.importorskip('torch', reason='the collector reads bundles of policies')
+    from diffusion_policy_rt.cli.main import main
+
+    asked = ['--task', 'arm', '--policy', 'pusht', '--episodes', '2', '--out', str(tmp_path)]
+    assert main(['expert', *asked, '--workers', '1']) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert 'no policy of the arm' in said and not list((tmp_path / 'episodes').iterdir())

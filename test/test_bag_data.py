@@ -71,6 +71,22 @@ def test_a_bag_gives_the_rows_that_it_was_made_from(data, tmp_path, storage):
     same(rows(file), rows(data))
 
 
+def test_some_images_of_a_bag_are_those_of_all_and_damaged_ones_stay_out(data, tmp_path):
+    made = found(data)
+    for k in (4, 30):  # an image that cannot be decoded: its row is none
+        made[3 * k][3].data = made[3 * k][3].data[:-1]
+    read = rows(bags.write(tmp_path / 'bag', made))
+    frames = read.streams['front']
+    assert len(frames) < 80 and len(read.episode_ends) > 4
+    whole = frames[:]
+    chosen = np.random.default_rng(0).choice(len(frames), 9)
+    np.testing.assert_array_equal(frames[chosen], whole[chosen])
+    given = rows(data).streams
+    images, states = given['front'][:], given['state']
+    for image, state in zip(whole, read.streams['state']):
+        np.testing.assert_array_equal(image, images[(states == state).all(1)][0])
+
+
 def test_jitter_and_the_delay_of_actions_move_no_row(data, tmp_path):
     rng = np.random.default_rng(0)
     jitter = rng.integers(0, 20 * MS, 80).tolist()
@@ -122,6 +138,23 @@ def test_topics_are_named_by_the_recipe_s_keys(data, tmp_path):
         rows(path)
     named = {**RECIPE, 'action': {**RECIPE['action'], 'keys': ['/other', '/leader', 'action']}}
     same(rows(path, named), rows(data))
+
+
+def test_a_gripper_s_own_commands_are_part_of_the_action(data, tmp_path):
+    made, whole = [], rows(data)
+    for topic, kind, at, message in found(data):
+        made.append((topic, kind, at, message))
+        if topic == bags.ACTION:
+            claw, both = copy.deepcopy(message), message.points[0].positions
+            message.joint_names, message.points[0].positions = ['x'], both[:1]
+            claw.joint_names, claw.points[0].positions = ['y'], both[1:]
+            made.append(('/policy/gripper_action', kind, at + MS, claw))
+    same(rows(bags.write(tmp_path / 'bag', made)), whole)
+    rare = [m for k, m in enumerate(made) if m[0] != '/policy/gripper_action' or k % 40 == 3]
+    read = rows(bags.write(tmp_path / 'rare', rare))  # each stands until the next
+    y = read.streams['action'][:, 1]
+    assert len(y) == 80 and set(y) <= set(whole.streams['action'][:, 1]) and len(set(y)) == 8
+    np.testing.assert_array_equal(read.streams['action'][:, 0], whole.streams['action'][:, 0])
 
 
 @pytest.mark.parametrize('change, why', [

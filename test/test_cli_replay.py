@@ -116,7 +116,7 @@ def test_what_is_kept_is_told_and_what_is_asked_for_in_vain(pusht, tmp_path, cap
 
 @pytest.mark.parametrize('more, why', [
     (['--latency', 'soon'], 'no duration'), (['--fault', 'melt=1'], 'drop'),
-    (['--map', 'camera.front=/no'], 'no such topic'), (['--set', 'deadline'], 'NAME=NUMBER'),
+    (['--map', 'camera.front=/no'], 'no such topic'), (['--set', 'deadline'], 'NAME=VALUE'),
     (['--set', 'cache.blocks=1'], 'true or false'), (['--set', 'deadline=true'], 'is a number'),
     (['--set', 'speed=1'], 'the settings are'), (['--deadline', '3'], 'control period'),
     (['--steps', '3'], 'serves'), (['--policy', '/nowhere'], 'no bundle')])

@@ -86,6 +86,21 @@ def test_training_writes_a_bundle_that_runs(data, tmp_path, recipe):
     assert np.isfinite(np.load(tmp_path / 'c.npy')).all()
 
 
+@pytest.mark.parametrize('recipe, stage', [(RECIPE, 'encoder_front'), (PIXELS, 'policy')],
+                         ids=['keypoints edm', 'pixels ddpm'])
+def test_images_may_be_read_while_training(data, tmp_path, capsys, recipe, stage):
+    result = tmp_path / 'r.json'
+    run = data, tmp_path / 'run', write(tmp_path, recipe)
+    assert train(*run, '--stream', '3e-4', '--json', str(result)) == 0
+    told = json.loads(result.read_text())['training']['stages'][stage]['images']
+    assert told['read'] >= 60 and told['read_per_s'] > 0 and 0 <= told['waited'] <= 1
+    assert read_bundle(tmp_path / 'run/bundle').spec.name == 'toy'
+    assert train(*run, '--stream', '5e-4') == 1  # another order
+    assert train(*run, '--stream', '1e-5') == 1
+    error = capsys.readouterr().err
+    assert 'or --stream; choose another --out' in error and '1e-05 GB hold no batch of 16' in error
+
+
 def weights(run):
     return (run / 'bundle/weights.safetensors').read_bytes()
 
@@ -96,7 +111,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_weights(data, tmp_path, 
     train(data, tmp_path / 'whole', recipe)
 
     def killed(self):
-        if self.checkpoint.stem == 'denoiser' and self.step == 5:
+        if self.checkpoint.path.stem == 'denoiser' and self.step == 5:
             raise KeyboardInterrupt
         return step(self)
 

@@ -1,5 +1,7 @@
 """Closed-loop evaluation: the protocol, its figures, and latency that is charged."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from diffusion_policy_rt.replay.evaluate import (
 from diffusion_policy_rt.replay.pictures import write_sheet
 from diffusion_policy_rt.replay.seams import continuity
 from diffusion_policy_rt.sim.pusht import MAX_STEPS, PushT
+from diffusion_policy_rt.sim.tasks import PUSHT
 
 
 class Script:
@@ -161,3 +164,15 @@ def test_a_contact_sheet_is_written(robot, tmp_path):
     episodes = [run_episode(Script(), robot, seed, picture_every=150) for seed in (1000, 1001)]
     write_sheet(tmp_path / 'sheet.png', episodes)
     assert (tmp_path / 'sheet.png').stat().st_size > 1000
+
+
+def test_tiles_change_no_action_and_are_there(robot):
+    made = {}
+    for tiles in (False, True):
+        controller, *_ = make_controller(Evaluation('pusht', 1, tiles=tiles))
+        short = dataclasses.replace(PUSHT, max_steps=24)
+        targets = np.array(run_episode(controller, robot, 200_000, task=short).targets)
+        made[tiles] = targets, controller.loop.cache_figures()
+    np.testing.assert_array_equal(made[False][0], made[True][0])
+    kept = {name for name in made[True][1] if name.startswith('tiles.')}
+    assert kept and not kept & set(made[False][1])

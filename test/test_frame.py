@@ -79,11 +79,10 @@ def test_training_makes_the_same_input_bit_for_bit(data, crop):
 
 
 def test_training_resizes_as_the_robot_does():
-    pytest.importorskip('torch', reason='training needs torch')
-    from diffusion_policy_rt.train.pixels import fit_all
+    from diffusion_policy_rt.train.data.frames import fitted
 
     images = np.random.default_rng(1).integers(0, 256, (2, 33, 47, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(fit_all(images, CAMERA), [fit(i, CAMERA) for i in images])
+    np.testing.assert_array_equal(fitted(images, CAMERA), [fit(i, CAMERA) for i in images])
 
 
 def test_a_frame_of_pixels_at_hand_arrives_at_its_stamp():

@@ -81,7 +81,25 @@ def test_the_bundle_serves_the_same_chunk_under_the_robots_names(whole, tmp_path
     assert json.loads((tmp_path / 'result.json').read_text())['statistics'] == 'source'
 
 
+def make_untrained(folder):
+    """Put statistics among the weights that were never set: LeRobot begins with infinities."""
+    make_old(folder)
+    tensors = load_file(folder / 'model.safetensors')
+    spoiled = {name: np.full_like(value, np.inf) if '.buffer_' in name else value
+               for name, value in tensors.items()}
+    save_file(spoiled, folder / 'model.safetensors')
+
+
+def blow_up(folder):
+    """Make a weight infinite, as a training that diverged does."""
+    tensors = load_file(folder / 'model.safetensors')
+    next(value for value in tensors.values() if value.ndim > 1)[0] = np.inf
+    save_file(tensors, folder / 'model.safetensors')
+
+
 SPOILED = {
+    'statistics never set': (make_untrained, 'finite values'),
+    'a weight that is no number': (blow_up, 'a weight is not finite'),
     'another policy': (lambda f: change(f, type='act'), "type 'act'"),
     'a silent identity': (lambda f: change(f, num_inference_steps=200), 'num_inference_steps'),
     'another encoder': (lambda f: change(f, vision_backbone='resnet50'), 'resnet50'),
@@ -110,7 +128,11 @@ def test_what_is_not_supported_is_refused_in_one_line(what, copy, capsys):
 
 @pytest.mark.parametrize('more, said', [
     ([], '--rate'), (['--rate', '10', '--camera', 'a=observation.images.rear'], 'rear'),
-    (['--rate', '10', '--state', 'a,b'], '7 values')])
+    (['--rate', '10', '--state', 'a,b'], '7 values'),
+    (['--rate', '10', '--action', 'a,b,a'], 'stands twice'),
+    (['--rate', '10', '--camera', 'eye=observation.images.top',
+      '--camera', 'eye=observation.images.wrist'], 'names eye twice'),
+    (['--rate', '10', '--camera', 'top=observation.images.wrist'], 'distinct names')])
 def test_names_that_do_not_fit_are_refused(whole, tmp_path, capsys, more, said):
     assert main(['import', str(whole), '--out', str(tmp_path / 'made'), *more]) == 1
     assert said in capsys.readouterr().err and not any(tmp_path.iterdir())
@@ -135,6 +157,14 @@ def test_a_data_set_tells_statistics_and_rate(write, tmp_path):
     assert np.allclose(state['min'], STREAMS['state'].min(0))
     assert np.allclose(state['std'], STREAMS['state'].std(0), rtol=1e-5)
     assert np.allclose(image['mean'], STREAMS['img'].mean((0, 1, 2)) / 255, atol=0.02)
+
+
+def test_data_that_lack_a_camera_of_the_policy_s_are_refused(whole, tmp_path, capsys):
+    data = write_lerobot_v3(tmp_path / 'data', embed=False)
+    assert main(['import', str(whole), '--out', str(tmp_path / 'made'), '--data', str(data)]) == 1
+    message = capsys.readouterr().err
+    assert 'observation.images.' in message and 'the data lack' in message
+    assert message.count('\n') == 1 and not (tmp_path / 'made').exists()
 
 
 def test_data_stand_in_for_lacking_statistics_only(copy):

@@ -15,15 +15,17 @@ from golden import drawn, rebuild  # noqa: E402
 
 from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.engines.torch_engine import TorchNetworks  # noqa: E402
+from diffusion_policy_rt.errors import BundleError  # noqa: E402
 from diffusion_policy_rt.runtime.frame import to_input  # noqa: E402
 from diffusion_policy_rt.runtime.observation import observed  # noqa: E402
 from diffusion_policy_rt.runtime.sampler import sample  # noqa: E402
 from diffusion_policy_rt.train.importing.assemble import (  # noqa: E402
     Robot, make_policy, make_spec)
 from diffusion_policy_rt.train.importing.original import read_original  # noqa: E402
+from diffusion_policy_rt.train.importing.original_config import kind_of  # noqa: E402
 
 CASES = rebuild.originals()
-PLAIN = 'hybrid_transformer_uncut'
+PLAIN, VECTOR = 'hybrid_transformer_uncut', 'lowdim_unet_ddim'
 
 
 class DictConfig:
@@ -133,6 +135,10 @@ ODD = {
     'grey images': (PLAIN, {'shape_meta': SEEN}, "'image'"),
     'another encoder': ('image_resized', encoder(rgb_model={'name': 'resnet50'}), 'resnet50'),
     'a crop per camera': ('image_resized', encoder(crop_shape={'image': [8, 8]}), 'crop_shape'),
+    'actions that begin late': (VECTOR, {'oa_step_convention': False}, 'oa_step_convention False'),
+    'a local condition': (VECTOR, {'obs_as_global_cond': False, 'obs_as_local_cond': True},
+                          'obs_as_local_cond True'),
+    'a vector painted in': (VECTOR, {'obs_as_global_cond': False}, 'obs_as_global_cond False'),
     'other weights': (PLAIN, {'n_emb': 32}, 'belong together')}
 
 
@@ -144,6 +150,13 @@ def test_what_is_not_supported_is_refused_in_one_line(what, tmp_path, capsys):
     message = capsys.readouterr().err
     assert said in message and message.count('\n') == 1
     assert [p.name for p in tmp_path.iterdir()] == ['latest.ckpt']
+
+
+def test_a_vector_policy_that_leaves_its_convention_out_has_its_own_class_s(tmp_path):
+    policy = dict(CASES[VECTOR]['policy'])
+    del policy['oa_step_convention']
+    with pytest.raises(BundleError, match='oa_step_convention False'):
+        kind_of(policy, tmp_path)
 
 
 def test_cameras_of_several_sizes_that_are_resized_are_refused(tmp_path, capsys):

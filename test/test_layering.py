@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import diffusion_policy_rt
+from diffusion_policy_rt.sim.tasks import TASKS
 
 ROOT = Path(diffusion_policy_rt.__file__).parent
 HEAVY = ('torch', 'onnx', 'onnxruntime', 'openvino', 'tensorrt', 'rclpy')
@@ -79,3 +80,20 @@ def test_a_bag_is_replayed_without_ros():
         pytest.skip(error.strip().splitlines()[-1])
     assert loaded is not None, error
     assert not found(loaded, ('rclpy', 'torch', 'onnxruntime'))
+
+
+def test_only_the_simulated_robots_know_joints_and_limits():
+    """A user's robot is in his bundle and his parameters, and ours are no better."""
+    facts = [value for task in TASKS.values() for value in (*task.joints, *task.low, *task.high)]
+    known = {word for word in map(str, facts) if len(word) > 4}
+    told = {f'{path.relative_to(ROOT)}: {word}' for path in ROOT.rglob('*.py')
+            for word in known if path.parent.name != 'sim' and word in path.read_text()}
+    assert len(known) > 8 and not told
+
+
+def test_the_heart_and_what_imports_policies_load_no_simulated_robot():
+    loaded, error = loaded_by([*LIGHT, *modules('train/importing')])
+    if loaded is None and "No module named 'torch'" in error:
+        pytest.skip('torch is not installed')
+    assert loaded is not None, error
+    assert not found(loaded, ('diffusion_policy_rt.sim',))

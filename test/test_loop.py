@@ -55,6 +55,18 @@ def test_velocities_change_within_the_limits_come_to_zero_and_then_nothing_is_se
     assert set(rungs[last:]) == {Rung.STOP} and len(rungs) - last > 20
 
 
+def test_the_last_hold_of_a_velocity_is_the_way_to_zero_within_the_limits():
+    limits = Limits(np.full(2, -9.0), np.full(2, 9.0), np.array([20.0, 5.0]))
+    loop, plan = planned(velocity=True, limits=limits, control_rate=50.0, deadline=0.01)
+    for k in range(10):
+        moving = loop.act(START + 20 * k * MS, plan).actions[0]
+    way = loop.hold(START + 200 * MS).actions
+    assert len(way) > 2 and not way[-1].any() and way[:-1].any(1).all()
+    assert (np.abs(np.diff(np.vstack((moving, way)), axis=0)) <= limits.rate / 50 + 1e-12).all()
+    assert loop.rest_step_s == pytest.approx(0.02)
+    assert not loop.hold(START + 200 * MS).actions.any(), 'it is at rest now'
+
+
 @pytest.mark.parametrize('left', [True, False])
 def test_a_velocity_is_braked_also_where_its_plan_has_become_too_old(left):
     loop, plan = planned(velocity=True, spec=tiny_spec(horizon=40))

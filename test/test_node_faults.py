@@ -51,7 +51,9 @@ FAULTS = [('image', black, 'camera front', 'black'), ('image', larger, 'camera f
           ('image', frozen, 'camera front', 'frozen'),
           ('image', an_hour_ago, 'camera front', 'stale'),
           ('image', in_an_hour, 'camera front', 'dropped'),
-          ('joints', without_a_joint, 'joint_states', 'dropped')]
+          ('joints', without_a_joint, 'joint_states', 'dropped'),
+          ('joints', an_hour_ago, 'joint_states', 'stale'),
+          ('joints', in_an_hour, 'joint_states', 'dropped')]
 
 
 @pytest.mark.parametrize(('stream', 'fault', 'source', 'kind'), FAULTS)

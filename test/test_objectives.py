@@ -7,6 +7,7 @@ from fakes import precond
 torch = pytest.importorskip('torch', reason='training needs torch')
 
 from diffusion_policy_rt.spec import CameraSpec  # noqa: E402
+from diffusion_policy_rt.train.feed import Whole  # noqa: E402
 from diffusion_policy_rt.train.objectives import DenoisingLoss, KeypointObjective  # noqa: E402
 from diffusion_policy_rt.train.recipe import Training  # noqa: E402
 
@@ -86,8 +87,9 @@ def test_keypoints_move_against_the_shift_of_the_window(crop):
     images = np.zeros((100, 20, 24, 3), np.uint8)
     images[np.arange(100), at[:, 0], at[:, 1]] = 255
     targets = (2 * at[:, ::-1] / (24, 20) - 1).astype(np.float32)
-    objective = KeypointObjective(Brightest(), camera, images, targets, held_out, 2,
-                                  torch.device('cpu'))
+    cpu = torch.device('cpu')
+    objective = KeypointObjective(Brightest(), camera, Whole({'front': images}, cpu), targets,
+                                  held_out, 2, cpu)
     for seed in range(5):
         loss = objective.loss(objective.module, np.arange(80), np.random.default_rng(seed))
         assert loss.item() < 1e-4

@@ -1,5 +1,8 @@
 """What a plan looks at depends on the samples, never on how they arrived."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from fakes import MS, START, STEP, frame_at, state_at, tiny_spec
@@ -7,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_policy_rt.runtime.observation import (
-    NotReady, Observation, ObservationBuffer, State, Stream, observed)
+    ROBOT, NotReady, Observation, ObservationBuffer, State, Stream, observed)
 
 CAMERAS = ('front', 'wrist')
 TIMEOUT, SKEW = 500 * MS, 100 * MS
@@ -126,6 +129,20 @@ def test_a_stamp_from_the_future_is_reported_once_and_does_not_blind_the_policy(
     refused = buffer.observe(START, TIMEOUT, SKEW)
     assert 'future' in refused.reason and source in refused.reason
     assert stamps(buffer.observe(START, TIMEOUT, SKEW)) == [0, 0]
+
+
+def test_while_nothing_looks_no_more_waits_than_is_kept_and_the_newest_of_it():
+    buffer = ObservationBuffer(tiny_spec(2, CAMERAS), samples_per_period=4)
+    frames = [frame_at(START + k * MS, camera) for k in range(1000) for camera in CAMERAS]
+    alive = [weakref.ref(frame) for frame in frames]
+    for frame in frames:
+        buffer.arrive(frame)
+    buffer.arrive(State(START, START, state_at(START)))
+    del frames, frame
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) == 2 * 4 * len(CAMERAS)
+    buffer.collect()
+    assert buffer.newest == {**dict.fromkeys(CAMERAS, START + 999 * MS), ROBOT: START}
 
 
 def test_nothing_is_left_after_clear():

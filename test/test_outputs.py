@@ -34,6 +34,15 @@ def test_the_due_time_of_a_point_carries_into_seconds():
     assert due[8:] == [(0, 900_000_000), (1, 0), (1, 100_000_000), (1, 200_000_000)]
 
 
+def test_a_shorter_chunk_leaves_nothing_of_a_longer_one():
+    output = make('joint_trajectory', rate=4.0)
+    for rows in (12, 1, 3):
+        chunk = np.arange(2.0 * rows).reshape(rows, 2)
+        msg = output.to_message(chunk, STAMP)
+        assert [list(point.positions) for point in msg.points] == chunk.tolist()
+    assert [p.time_from_start.nanosec for p in msg.points] == [250000000, 500000000, 750000000]
+
+
 def test_action_fields_rename_joints_and_keep_their_order():
     msg = make('joint_trajectory', ('cart_y', 'cart_x')).to_message(CHUNK, STAMP)
     assert msg.joint_names == ['cart_y', 'cart_x']

@@ -3,15 +3,19 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip('torch', reason='the plan is of torch networks')
 
 from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.model.transformer import TransformerDenoiser  # noqa: E402
+from diffusion_policy_rt.train.distributed import World  # noqa: E402
 from diffusion_policy_rt.train.plan import (  # noqa: E402
     Shape, Use, memory, parse_count, shape_of, step_seconds)
+from diffusion_policy_rt.train.recipe import Optimisation  # noqa: E402
 from diffusion_policy_rt.train.sharding import recompute  # noqa: E402
+from diffusion_policy_rt.train.trainer import Trainer  # noqa: E402
 
 BATCH = 64
 
@@ -46,6 +50,47 @@ def test_activations_and_parameters_are_estimated_within_15_per_cent(width, laye
     used = memory(shape, Use(1, BATCH, False, 'float32'))
     assert used['activations'] == pytest.approx(measured(net, 4), rel=0.15)
     assert shape.parameters == pytest.approx(sum(p.numel() for p in net.parameters()), rel=0.15)
+
+
+class Noise:
+    """What the plan's transformer learns here: to say nothing."""
+
+    train_rows = np.arange(BATCH)
+
+    def __init__(self, shape):
+        self.module = net_of(shape)
+
+    def loss(self, module, rows, rng):
+        x, c_noise, cond = (torch.from_numpy(rng.standard_normal((len(rows), *size), np.float32))
+                            for size in ((16, 2), (), (132,)))
+        return module(x, c_noise, cond).square().mean()
+
+    def validate(self, module):
+        return 0.0
+
+
+def most_allocated(run):
+    """Return the most bytes of tensors that were there at a time while `run` ran."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
+                                profile_memory=True) as profile:
+        run()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return np.cumsum(sizes).max()
+
+
+@pytest.mark.parametrize('width, layers', [(64, 3), (128, 4), (192, 3)])
+def test_what_a_run_holds_at_most_is_within_15_per_cent_of_the_plan(tmp_path, width, layers):
+    shape = Shape(width, layers, width // 64)
+
+    def run():
+        trainer = Trainer(Noise(shape), Optimisation(2, BATCH, 1e-3), World(
+            0, 1, torch.device('cpu')), 0, tmp_path / 'a.ckpt', 'run')
+        for _ in range(2):
+            trainer.train_step()
+
+    estimate = memory(shape, Use(1, BATCH, False, 'float32'))['total']
+    assert estimate == pytest.approx(most_allocated(run), rel=0.15)
 
 
 def test_recomputing_keeps_what_the_plan_says():

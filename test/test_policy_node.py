@@ -1,9 +1,13 @@
 """The policy node over real topics: lifecycle, gate, faults. Counters and contents, no times."""
 
 import math
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,6 +188,22 @@ def test_a_set_that_fits_together_takes_effect_at_once(robot, make_node):
     robot.more(robot.ticks, 5)
 
 
+def test_parameters_that_are_set_in_motion_cost_no_tick_and_no_action(robot, make_node):
+    node = drive(robot, make_node, enable_output=True)
+    robot.until(lambda: any(tick.rung in FRESH for tick in robot.ticks), 'a fresh plan')
+    robot.more(robot.actions, 1)
+    first, sent = len(robot.ticks), len(robot.actions)
+    for deadline in np.linspace(0.03, 0.05, 10):
+        assert node.set_parameters(overrides({'deadline': float(deadline)}))[0].successful
+        robot.more(robot.ticks, 2)
+    ticks = robot.ticks[first:]
+    numbers = [tick.tick for tick in ticks]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    silent = sum(tick.rung == Rung.STOP for tick in ticks)
+    assert silent == sum(tick.missed and tick.rung == Rung.STOP for tick in ticks)
+    robot.until(lambda: len(robot.actions) - sent >= len(ticks) - silent, 'an action per tick')
+
+
 @pytest.mark.parametrize(('name', 'value'), [
     ('policy', 'elsewhere'), ('action_type', 'twist_stamped'), ('deadline', 99.0),
     ('limits.x.max_velocity', 1.0), ('cameras.front.topic', 'other')])
@@ -230,6 +250,20 @@ def test_configure_fails_with_one_line_that_names_the_cure(
     lines = errors(capfd.readouterr())
     assert len(lines) == 1 and re.search(f'cannot configure: .*{told}', lines[0]), lines
     assert not robot.actions and not robot.shadows
+
+
+def test_a_deadline_that_no_plan_meets_is_refused_with_the_figures_at_activation(
+        robot, make_node, capfd):
+    node = make_node()
+    assert robot.transit(CONFIGURE)
+    assert node.set_parameters(overrides({'deadline': 0.0005}))[0].successful
+    assert not robot.transit(ACTIVATE) and robot.state() == 'inactive'
+    line, = errors(capfd.readouterr())
+    assert re.search(r'cannot activate: a plan of 1 steps takes [\d.]+ ms \(p99\)', line)
+    assert node.set_parameters(overrides({'deadline': 0.05}))[0].successful
+    assert robot.transit(ACTIVATE)
+    robot.start()
+    robot.until(lambda: any(tick.rung in FRESH for tick in robot.ticks), 'a fresh plan')
 
 
 def test_a_node_that_could_not_be_configured_can_be_once_the_cause_is_gone(
@@ -341,6 +375,17 @@ def test_limits_of_acceleration_bound_how_the_published_velocity_changes(
         assert (np.abs(np.diff(velocity)) <= 0.5 / bundle.spec.rate + 1e-6).all()
 
 
+def test_a_robot_that_is_out_of_its_limits_is_told_of_by_name(robot, make_node, capfd):
+    driven = drive(robot, make_node, enable_output=True, **{'limits.x.max_velocity': 0.01})
+    robot.more(robot.actions, 3)
+    robot.position[2] = 1000.0
+    robot.until(lambda: driven._runner.loop.hands.clips.outside > 0, 'an action that is dropped')
+    for _ in range(2):
+        robot.status('loop')
+    assert 'limits: x measured so far out of limits' in capfd.readouterr().err
+    assert {tick.rung for tick in robot.ticks[-2:]} == {Rung.STOP}
+
+
 # -- simulated time ----------------------------------------------------------------------------
 
 def test_simulated_time_drives_the_ticks_and_may_jump_back(robot, make_node):
@@ -391,6 +436,43 @@ def test_an_interrupted_node_holds_and_exits_clean(robot, bundle, tmp_path, numb
         assert 'Traceback' not in process.log.read_text()
     finally:
         process.kill()
+
+
+LAUNCHER = """
+import subprocess, sys
+node = subprocess.Popen(sys.argv[2:])
+open(sys.argv[1], 'w').write(str(node.pid))
+node.wait()
+"""
+
+
+def test_a_node_whose_launch_was_killed_holds_and_exits(robot, bundle, tmp_path):
+    pid, words = tmp_path / 'pid', [
+        word for name, value in {'policy': bundle.folder, 'enable_output': 'true', **QUICK}.items()
+        for word in ('-p', f'{name}:={value}')]
+    launch = subprocess.Popen(
+        [sys.executable, '-c', LAUNCHER, pid, sys.executable, '-m',
+         'diffusion_policy_rt.ros.policy_node', '--ros-args', *words])
+    try:
+        robot.start()
+        assert robot.transit(CONFIGURE) and robot.transit(ACTIVATE)
+        robot.more(robot.actions, 3)
+        launch.kill()
+        launch.wait()
+        robot.until(lambda: not running(int(pid.read_text())), 'the end of the node')
+        robot.until(lambda: is_hold(robot.actions[-1], robot), 'the hold')
+    finally:
+        launch.kill()
+        if pid.is_file() and running(int(pid.read_text())):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def running(pid):
+    """Whether a process lives, and is not dead with nobody to ask for its exit code."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError:
+        return False
 
 
 def test_a_transition_that_the_state_does_not_have_does_not_end_the_node(robot, bundle, tmp_path):

@@ -36,6 +36,43 @@ def test_the_cores_hold_for_the_thread_alone():
     assert os.sched_getaffinity(0) == before
 
 
+def test_all_that_share_the_interpreter_are_raised_with_it_and_given_back(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(os, 'sched_setscheduler', lambda thread, policy, param: asked.update(
+        {thread: (policy & ~os.SCHED_RESET_ON_FORK, param.sched_priority,
+                  bool(policy & os.SCHED_RESET_ON_FORK))}))
+    ticking = []
+    told, _ = in_a_thread(lambda warn: (ticking.append(threading.get_native_id()),
+                                        Priority(50).claim(warn)))
+    here = threading.get_native_id()
+    assert told == [] and asked[ticking[0]] == (os.SCHED_FIFO, 50, True)
+    assert asked[here] == (os.SCHED_FIFO, 1, True), 'what they start is ordinary again'
+    Priority(50).release()
+    assert asked[here] == (os.SCHED_OTHER, 0, True)
+    asked.clear()
+    Priority().release()
+    assert not asked
+
+
+def test_what_is_rehearsed_runs_as_a_planner_will_and_no_longer(monkeypatch):
+    asked, here = [], threading.get_native_id()
+    monkeypatch.setattr(os, 'sched_setscheduler', lambda thread, policy, param: asked.append(
+        (thread, policy & ~os.SCHED_RESET_ON_FORK, param.sched_priority)))
+    for priority_, told in ((50, [(here, os.SCHED_FIFO, 1)]), (1, []), (0, [])):
+        asked.clear()
+        with pytest.raises(KeyError), Priority(priority_).rehearsed():
+            assert asked == told
+            raise KeyError
+        assert asked == told + [(here, os.SCHED_OTHER, 0)][:len(told)]
+
+
+def test_a_thread_of_the_lowest_priority_raises_no_other(monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, 'sched_setscheduler', lambda thread, *_: asked.append(thread))
+    in_a_thread(Priority(1).claim)
+    assert len(asked) == 1 and asked[0] != threading.get_native_id()
+
+
 def test_what_is_denied_is_told_with_its_cure_and_the_rest_is_asked_for(monkeypatch):
     def deny(*_):
         raise PermissionError(1, 'Operation not permitted')

@@ -79,6 +79,16 @@ def test_a_killed_run_says_so_and_goes_on_in_one_process_and_then_in_four(tmp_pa
     assert facts['step'] == 8 and len(list(tmp_path.glob('policy.shards/*'))) == 1
 
 
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(tmp_path):
+    torn = peers.start(1, tmp_path, shard=True, torn=4)
+    expected, whole = alone(tmp_path)
+    (nine, _, _), = peers.finish(torn)
+    left = sorted(path.name for path in tmp_path.glob('policy.shards/*'))
+    assert nine == 9 and left == ['000000002', '000000004']
+    result, = peers.results(peers.finish(peers.start(1, tmp_path, shard=True)))
+    check(tmp_path, result, expected, whole)
+
+
 def test_parts_and_recomputed_activations_leave_the_curve_as_it_is(tmp_path):
     expected, whole = alone(tmp_path / 'a')
     made, result = alone(tmp_path / 'b', accumulate=4, recompute=True)

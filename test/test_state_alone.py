@@ -9,7 +9,7 @@ from fakes import ACTIONS, MS, START, STATES, STEP, feed, make_loop, state_at, t
 from test_replay import replay
 
 from diffusion_policy_rt.cli.main import main
-from diffusion_policy_rt.replay.bag_data import Wanted, read_bag_rows
+from diffusion_policy_rt.replay.bag_data import BagRows, Wanted
 from diffusion_policy_rt.replay.measures import figures
 from diffusion_policy_rt.runtime.observation import ROBOT, NotReady
 from diffusion_policy_rt.runtime.plan import Plan
@@ -58,8 +58,9 @@ def test_a_bag_without_images_is_replayed(tmp_path):
 @pytest.mark.parametrize('acts', [ACTIONS, ()])
 def test_a_bag_without_images_has_a_row_per_period(tmp_path, acts):
     path = bags.write(tmp_path / 'bag', bags.messages(without=(bags.FRONT,)))
-    rows, ends = read_bag_rows(path, Wanted((), STATES, acts, 10.0, {}))
-    assert list(ends) == [len(rows['state'])] and len(rows['state']) >= 28
+    read = BagRows(path, Wanted((), STATES, acts, 10.0, {}))
+    rows = read.streams
+    assert list(read.ends) == [len(rows['state'])] and len(rows['state']) >= 28
     np.testing.assert_allclose(rows['state'][:9], [state_at(START + k * STEP) for k in range(9)],
                                rtol=1e-6)
     if acts:

@@ -11,6 +11,7 @@ torch = pytest.importorskip('torch', reason='training needs torch')
 from diffusion_policy_rt.errors import DprtError  # noqa: E402
 from diffusion_policy_rt.model.policy import Policy  # noqa: E402
 from diffusion_policy_rt.train.distributed import World  # noqa: E402
+from diffusion_policy_rt.train.feed import Whole  # noqa: E402
 from diffusion_policy_rt.train.objectives import (  # noqa: E402
     KeypointObjective, LatentObjective, PixelObjective)
 from diffusion_policy_rt.train.recipe import Training  # noqa: E402
@@ -42,7 +43,7 @@ def pixel_objective(seed):
     windows = make_windows(np.array([40, ROWS]), 2, 8)
     images = rng.integers(0, 256, (ROWS, 12, 16, 3), dtype=np.uint8)
     return PixelObjective(
-        Policy(spec, KEYPOINT_MLP), {'front': images}, rng.standard_normal((ROWS, 3)),
+        Policy(spec, KEYPOINT_MLP), Whole({'front': images}, CPU), rng.standard_normal((ROWS, 3)),
         windows.observed, rng.standard_normal((ROWS, 8, 2), np.float32), HELD_OUT, HOW, CPU)
 
 
@@ -52,7 +53,7 @@ def keypoint_objective(seed):
     images = rng.integers(0, 256, (ROWS, 12, 16, 3), dtype=np.uint8)
     targets = rng.uniform(-1, 1, (ROWS, 8)).astype(np.float32)
     return KeypointObjective(Policy(SPEC, KEYPOINT_MLP).encoders['front'], SPEC.camera('front'),
-                             images, targets, HELD_OUT, 2, CPU)
+                             Whole({'front': images}, CPU), targets, HELD_OUT, 2, CPU)
 
 
 def trainer(objective, path, fingerprint='run', how=HOW):

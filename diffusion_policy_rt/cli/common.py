@@ -86,12 +86,16 @@ def add_strategy(parser: argparse.ArgumentParser) -> None:
                         help='take each batch in N parts, one after the other (default 1)')
     parser.add_argument('--recompute', action='store_true',
                         help='compute activations again in the backward pass, to save memory')
+    parser.add_argument('--save-every', type=natural, default=0, metavar='N',
+                        help='write a checkpoint every N steps as well (default 0: at the end of '
+                             'each epoch)')
 
 
 def strategy(args: argparse.Namespace) -> Strategy:
     """Return what `add_strategy` was given."""
     from diffusion_policy_rt.train.distributed import Strategy
-    return Strategy(args.shard, args.precision, args.accumulate, args.recompute)
+    return Strategy(args.shard, args.precision, args.accumulate, args.recompute,
+                    args.save_every)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -139,6 +143,22 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'{value} is below 1')
     return value
+
+
+def amount(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{value} is no amount')
+    return value
+
+
+def pair(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE, as --set has it; DprtError for anything else."""
+    name, _, value = text.partition('=')
+    if not (name and value):
+        raise DprtError(f'--set {text}: give NAME=VALUE, such as replan_ticks=1')
+    return name, value
 
 
 def names(text: str) -> list[str]:

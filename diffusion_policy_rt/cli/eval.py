@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--blocks', action='store_true',
                         help='keep branches of the denoiser between the calls of a plan, as '
                              'dprt cache found')
+    parser.add_argument('--tiles', action='store_true',
+                        help='do not encode again what did not change in the cameras\' images; '
+                             'changes no action')
     add_rivals(parser)
 
 
@@ -58,10 +61,12 @@ def run(args: argparse.Namespace) -> None:
         check_seed(args.seed)
     what = evaluate.Evaluation(args.policy, args.steps, args.engine, args.delay, args.execute,
                                args.noise_seed, 0, variant(args), demonstrations(args),
-                               args.task, args.blocks, args.threads)
+                               args.task, args.blocks, args.threads, args.tiles)
     if args.sheet:
         steps = evaluate.simulated(what).max_steps
         what = dataclasses.replace(what, picture_every=steps // PICTURES)
+    if args.tiles and args.policy in (evaluate.RANDOM, evaluate.NEAREST):
+        raise DprtError(f'--tiles are of a policy\'s cameras; --policy {args.policy} has none')
     if args.record and (args.sampler or args.modes or args.blocks):
         raise DprtError('--record keeps what the bundle\'s own schedule reaches; --sampler, '
                         '--blocks and --modes do not apply')

@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--task', choices=('pusht', 'arm'), default='pusht',
                         help='the simulated robot (default pusht)')
     parser.add_argument('--policy', metavar='P',
-                        help='pusht: bundle whose chunks are searched (default pusht)')
+                        help='pusht: bundle whose chunks are searched (default pusht); arm: '
+                             'bundle that drives before the expert takes over (default none)')
     parser.add_argument('--out', required=True, metavar='DIR',
                         help='folder of the data set; a collection that stands there is resumed')
     parser.add_argument('--episodes', type=positive, default=600, metavar='N',
@@ -35,8 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--first', type=natural, default=FIRST_SEED, metavar='S',
                         help=f'episode i starts from seed S + i (default {FIRST_SEED})')
     parser.add_argument('--starts', choices=('published', 'anywhere'),
-                        help='pusht: as the published episodes start, or with the block anywhere, '
-                             'walls included (default published)')
+                        default='published',
+                        help='as the evaluation\'s episodes start, or anywhere: pusht with the '
+                             'block anywhere, walls included, arm after a slip beside the can '
+                             '(default published)')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
                         help='processes (default: one per core)')
     add_seed(parser, 1)
@@ -64,12 +67,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def collection(args: argparse.Namespace) -> Collecting:
-    """Return what was asked for; DprtError for options of the other task."""
+    """Return what was asked for."""
     if args.task == 'arm':
-        if args.policy or args.starts:
-            raise DprtError('--policy and --starts belong to --task pusht; the arm is shown by '
-                            'rules')
         from diffusion_policy_rt.train.expert.arm import ArmCollection
-        return ArmCollection(seed=args.seed)
+        return ArmCollection(seed=args.seed, starts=args.starts, policy=args.policy)
     from diffusion_policy_rt.train.expert.collect import Collection
-    return Collection(args.policy or 'pusht', starts=args.starts or 'published', seed=args.seed)
+    return Collection(args.policy or 'pusht', starts=args.starts, seed=args.seed)

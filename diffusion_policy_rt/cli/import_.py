@@ -54,6 +54,15 @@ def pair(text: str) -> tuple[str, str]:
     return name, key
 
 
+def cameras(given: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the source's key by our name; DprtError where a name or a key stands twice."""
+    for each in zip(*given):
+        twice = [word for word in each if each.count(word) > 1]
+        if twice:
+            raise DprtError(f'--camera names {twice[0]} twice; each needs a name of its own')
+    return dict(given)
+
+
 def run(args: argparse.Namespace) -> None:
     """Import, and check the outputs."""
     with extra('importing', 'train'):
@@ -69,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
     source = read_source(args.source, known.statistics if known else None)
     robot = Robot(rate, args.state or (known.names('state', source) if known else ()),
                   args.action or (known.names('action', source) if known else ()), args.unit,
-                  dict(args.camera), args.steps or Robot.steps)
+                  cameras(args.camera), args.steps or Robot.steps)
     made = write(source, robot, Path(args.out), provenance())
     size = sum(entry['bytes'] for entry in made.files.values())
     print(f'{made.folder}: {size / 1e6:.1f} MB, {", ".join(map(str, made.spec.steps))} steps, '

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_policy, extra, names, provenance, table, write_json)
+    add_policy, extra, names, pair, provenance, table, write_json)
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.text import parse_seconds, show
 
@@ -88,7 +88,7 @@ def make_wish(args: argparse.Namespace) -> Wish:
 
 def setting(text: str) -> tuple[str, float | bool]:
     """Parse NAME=VALUE; DataError where the value is neither a number nor true or false."""
-    name, _, value = text.partition('=')
+    name, value = pair(text)
     if value in SWITCH:
         return name, SWITCH[value]
     try:

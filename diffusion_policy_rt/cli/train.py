@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusion_policy_rt.cli.common import (
-    add_data, add_run, add_selection, add_strategy, closed_loop, extra, natural, provenance,
-    strategy, write_json)
+    add_data, add_run, add_selection, add_strategy, amount, closed_loop, extra, natural,
+    provenance, strategy, write_json)
 
 if TYPE_CHECKING:
-    from diffusion_policy_rt.train.trainer import History
+    from diffusion_policy_rt.train.history import History
 
 HELP = 'Train a policy on demonstrations and write its bundle.'
 
@@ -26,6 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='passes over the data in the last stage (default: the recipe\'s)')
     parser.add_argument('--max-episodes', type=natural, default=0, metavar='N',
                         help='learn from the first N episodes (default: the recipe\'s)')
+    parser.add_argument('--stream', type=amount, default=0.0, metavar='GB',
+                        help='read images from their files while training, so that all processes '
+                             'together hold at most so many gigabytes of them, the images that '
+                             'are read ahead among them (default 0: each process holds all)')
     add_run(parser)
     add_strategy(parser)
     add_selection(parser)
@@ -47,13 +51,15 @@ def run(args: argparse.Namespace) -> None:
         args.recipe, args.epochs, args.max_episodes), join(strategy(args)), Path(args.out)
     data = open_data(recipe, args.data)
     began, origin = time.monotonic(), provenance()
-    training = Training(recipe, data, out, args.seed, world, closed_loop(args))
+    training = Training(recipe, data, out, args.seed, world, closed_loop(args),
+                        1e9 * args.stream)
     policy = training.run()
     world.leave()
     if not world.leads:
         return
     losses = {stage: {'train': c.train[-1], 'validation': c.validation[-1],
-                      'epochs': len(c.train), 'hours': c.seconds / 3600, **chosen(c)}
+                      'epochs': len(c.train), 'hours': c.seconds / 3600, **chosen(c),
+                      **({'images': c.images} if c.images else {})}
               for stage, c in training.curves.items()}
     facts = {
         'training': {'recipe': recipe.source, 'data': data.title,

@@ -21,6 +21,7 @@ from diffusion_policy_rt.runtime.caches import denoiser_of
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.variants import Variant, with_variant
 from diffusion_policy_rt.sim.tasks import PUSHT, Task, find_task, task_of
 from diffusion_policy_rt.spec import PolicySpec
@@ -57,6 +58,8 @@ class Evaluation:
     """Whether branches are kept between the calls of a plan, as the bundle tells."""
     threads: int = 1
     """Per matrix product."""
+    tiles: bool = False
+    """Whether parts of images that did not change are not encoded again, for every camera."""
 
 
 def default_steps(served: tuple[int, ...]) -> int:
@@ -79,7 +82,10 @@ def make_controller(what: Evaluation) -> tuple[Controller, int, str]:
                             n_action_steps=what.execute)
     engine = load_engine(bundle, what.engine, what.threads)
     loop = PolicyLoop(spec, engine, settings, SteadyClock(), what.noise_seed)
-    loop.keep(replace(loop.rules, blocks=what.blocks))
+    if what.tiles:
+        loop.tiling.prove()
+    loop.keep(replace(loop.rules, blocks=what.blocks,
+                      tiles={camera.name: TileRule(what.tiles) for camera in spec.cameras}))
     if what.blocks and denoiser_of(engine, spec.schedule(steps), loop.rules) is engine:
         raise SpecError(f'{what.policy} does not tell which blocks to keep in {steps} steps on '
                         f'{engine.name}; make it by dprt cache --steps {steps}')

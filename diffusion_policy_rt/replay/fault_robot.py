@@ -27,7 +27,6 @@ class FaultRobot(SoakRobot):
         """The newest count of each fault, by its name and where it was counted."""
         self.camera = spec.cameras[0].name
         super().__init__(spec, width, height, hz, seed)
-        self.create_subscription(DiagnosticArray, '/diagnostics', self._diagnostics, 10)
         self._engine = self.create_publisher(String, '/policy/engine_fault', 10)
 
     def inject(self, case: Case | None) -> None:
@@ -46,6 +45,7 @@ class FaultRobot(SoakRobot):
         return stream == ROBOT or not case.silent
 
     def _diagnostics(self, msg: DiagnosticArray) -> None:
+        super()._diagnostics(msg)
         for status in msg.status:
             task = status.name.partition(': ')[2]
             for pair in status.values:

@@ -27,7 +27,7 @@ from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.replay.fault_robot import FaultRobot
 from diffusion_policy_rt.replay.live_faults import CASES, HALT, PROCESS, Case, Rule
-from diffusion_policy_rt.replay.soak import unaccounted
+from diffusion_policy_rt.replay.soak_figures import unaccounted
 from diffusion_policy_rt.ros.processes import NodeProcess, change_state
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 
@@ -52,7 +52,7 @@ class FaultTable:
     height: int
     hz: float
     seed: int
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
     """Of the node, beside those of the rules."""
 
     def run(self, cases: Sequence[Case] = CASES) -> list[dict[str, Any]]:

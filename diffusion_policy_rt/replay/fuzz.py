@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, JointState
 
-from diffusion_policy_rt.ros.param_table import TABLE
+from diffusion_policy_rt.ros.param_table import Param
 
 SLOWEST = 20.0
 """Lowest control rate that is drawn: a node that ticks seldom would seem to hang [Hz]."""
@@ -82,12 +82,15 @@ def bend(msg: Any, rng: np.random.Generator) -> None:
         BENDS[type(msg)][at](msg, rng)
 
 
-def setting(rng: np.random.Generator) -> tuple[str, Any]:
+def setting(params: Sequence[Param], rng: np.random.Generator) -> tuple[str, Any]:
     """Draw a live parameter, but never `enable_output`, and a value that may not fit."""
-    live = [param for param in TABLE if param.live and param.name != 'enable_output']
+    live = [param for param in params if param.live and param.name != 'enable_output']
     param = live[rng.integers(len(live))]
     low, high = float(param.low or 0), float(param.high or 0)
-    value = float(rng.choice([low, high, -1.0, 0.02, 0.3, 1.0, 5.0, rng.uniform(low, high)]))
+    value = float(rng.choice([low, high, -1.0, 0.02, 0.3, 1.0, 5.0, math.nan, math.inf,
+                              rng.uniform(low, high)]))
+    if not math.isfinite(value):
+        return param.name, value
     if param.name == 'control_rate' and 0 < value < SLOWEST:
         value = SLOWEST
     return param.name, int(value) if isinstance(param.default, int) else value

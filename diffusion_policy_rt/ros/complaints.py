@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 RECOVERED = 20
 """Good messages in a row after which the next fault of a source is told again."""
+KINDS = 20
+"""Kinds of faults told of one source: some make up a new one in each message."""
 
 
 class Complaints:
@@ -26,7 +28,7 @@ class Complaints:
         self._good[source] = 0
         kind = re.sub(r'-?\d+(\.\d+)?', '#', reason)
         told = self._told.setdefault(source, set())
-        if kind not in told:
+        if kind not in told and len(told) < KINDS:
             told.add(kind)
             self._warn(f'{source}: {reason}')
 

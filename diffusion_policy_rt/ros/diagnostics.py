@@ -35,6 +35,8 @@ class Status:
 class Source:
     """What was received from one input."""
 
+    count: int = 0
+    """Messages since the start."""
     arrivals: deque[int] = field(default_factory=lambda: deque(maxlen=10_000))
     """Times of arrival [ns]."""
     form: str = ''
@@ -82,6 +84,7 @@ class Monitor:
                  stamp_ns: int | None = None) -> None:
         """Take in that a message came, with its own stamp where it has one."""
         entry = self.sources.setdefault(source, Source())
+        entry.count += 1
         entry.arrivals.append(now_ns)
         entry.form = form
         if stamp_ns:
@@ -135,8 +138,8 @@ class Monitor:
         level = ERROR if silent and running else WARN if told else OK
         text = 'no message' if silent else told or 'received'
         return Status(name, level, text, {
-            'rate_hz': rate, 'since_last_s': age, 'received_as': source.form, 'loss_ratio': loss,
-            **faults})
+            'received': source.count, 'rate_hz': rate, 'since_last_s': age,
+            'received_as': source.form, 'loss_ratio': loss, **faults})
 
 
 def figures(ticks: Sequence[Tick], lookups_per_plan: int) -> dict[str, object]:

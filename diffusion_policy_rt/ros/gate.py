@@ -6,10 +6,14 @@ A gripper that is apart has ~/gripper_action and ~/shadow_gripper_action beside 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from diffusion_policy_rt.ros.outputs import check_finite
@@ -18,8 +22,10 @@ from diffusion_policy_rt.runtime.loop import Action
 from diffusion_policy_rt.runtime.trace import Rung
 
 COMMAND = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
-ACK_S = 0.5
+ACK_S = 0.3
 """How long a last hold may take to be acknowledged [s]."""
+REST_S = 0.5
+"""How long a way to rest may take that is told action by action; then its end is told [s]."""
 
 
 class Gate:
@@ -30,7 +36,7 @@ class Gate:
         self._action, self._shadow = (
             [node.create_publisher(route.output.message, f'~/{prefix}{route.name}', COMMAND)
              for route in routes] for prefix in ('', 'shadow_'))
-        # once `enable` has returned, nothing leaves by the other way
+        # one message at a time; and once `enable` has returned, nothing leaves by the other way
         self._lock = threading.RLock()
 
     def rival(self) -> str:
@@ -50,27 +56,49 @@ class Gate:
 
     def publish(self, action: Action) -> None:
         """Publish an action, never with STOP; SpecError when its values do not fit a message."""
-        check_finite(action.actions)
-        stamp = self._node.get_clock().now().to_msg()
-        # all are made before the first is sent: an arm does not move without its gripper
-        messages = [route.output.to_message(action.actions[:, route.columns], stamp)
-                    for route in self._routes]
         with self._lock:
-            for publisher, message in zip(self._action if self._enabled else self._shadow,
-                                          messages):
+            publishers = self._action if self._enabled else self._shadow
+            for publisher, message in zip(publishers, self._messages(action.actions)):
                 publisher.publish(message)
 
-    def hold(self, action: Action) -> None:
-        """Publish a hold, where one is known."""
-        if action.rung == Rung.HOLD:
-            self.publish(action)
+    def _messages(self, actions: np.ndarray) -> list[Any]:
+        check_finite(actions)
+        stamp = self._node.get_clock().now().to_msg()
+        # all are made before the first is sent: an arm does not move without its gripper
+        return [route.output.to_message(actions[:, route.columns], stamp)
+                for route in self._routes]
 
-    def enable(self, enabled: bool, hold: Action) -> None:
-        """Open or close the way to the robot; when it closes, `hold` is the last to pass."""
+    def hold(self, action: Action, step_s: float) -> None:
+        """Publish a hold, where one is known; return when its end is told.
+
+        What a message holds one action of alone is told the way to rest action by action.
+        """
+        if action.rung == Rung.HOLD:
+            publishers = self._action if self._enabled else self._shadow
+            self.publish(action)
+            self._rest(publishers, action.actions, step_s)
+
+    def _rest(self, publishers: Sequence[Publisher], actions: np.ndarray, step_s: float) -> None:
+        """Publish the actions but the first on the routes that do not tell all at once."""
+        single = [k for k, route in enumerate(self._routes) if not route.output.whole]
+        most = max(1, int(REST_S / step_s))
+        for row in (*range(1, min(most, len(actions) - 1)), -1) if (
+                single and len(actions) > 1) else ():
+            time.sleep(step_s)
+            with self._lock:
+                messages = self._messages(actions[[row]])
+                for k in single:
+                    publishers[k].publish(messages[k])
+
+    def enable(self, enabled: bool, hold: Callable[[], Action], step_s: float) -> None:
+        """Open or close the way to the robot; when it closes, a hold is the last to pass."""
         with self._lock:
-            if self._enabled and not enabled:
-                self.hold(hold)
+            last = hold() if self._enabled and not enabled else None
+            if last is not None and last.rung == Rung.HOLD:
+                self.publish(last)
             self._enabled = enabled
+        if last is not None and last.rung == Rung.HOLD:
+            self._rest(self._action, last.actions, step_s)
 
     def destroy(self) -> None:
         """Wait until what was published is received, and give the publishers back."""

@@ -47,6 +47,9 @@ class Intake:
         except DprtError as error:
             self._complaints.bad(name, str(error))
             return False
+        except Exception as error:  # whatever is in a message costs the message, never the node
+            self._complaints.bad(name, f'{type(error).__name__}: {error}')
+            return False
         self._complaints.good(name)
         return True
 

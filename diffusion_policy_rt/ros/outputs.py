@@ -25,37 +25,46 @@ class Output(Protocol):
     """The ROS message class."""
     velocity: bool
     """Whether its values are velocities: zero holds the robot."""
+    whole: bool
+    """Whether a message holds all K actions, or the one due now alone."""
 
     def to_message(self, actions: np.ndarray, stamp: Time) -> Any:
-        """Make the message of actions [K, A] in units: the one due now, then the rest."""
+        """Make the message of actions [K, A] in units: the one due now, then the rest.
+
+        It stands until the next call.
+        """
 
 
 class JointTrajectoryOutput:
-    """The rest of the chunk; point i is due (i + 1) / rate after the message's arrival."""
+    """The rest of the chunk; point i is due (i + 1) / rate after the message's arrival.
 
-    message, velocity = JointTrajectory, False
+    The message is one and the same, filled anew: ticks have no time to make its many parts.
+    """
+
+    message, velocity, whole = JointTrajectory, False, True
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
-        self._names, self._frame_id = list(fields), frame_id
+        self._message = JointTrajectory(joint_names=list(fields))
+        self._message.header.frame_id = frame_id
         self._step_ns = round(1e9 / rate)
+        self._points: list[JointTrajectoryPoint] = []
 
     def to_message(self, actions: np.ndarray, stamp: Time) -> JointTrajectory:
         """Make the message; its stamp is 0, which means now to every controller."""
-        msg = JointTrajectory(joint_names=self._names)
-        msg.header.frame_id = self._frame_id
-        msg.points = [JointTrajectoryPoint(positions=row, time_from_start=self._due(i))
-                      for i, row in enumerate(actions.tolist())]
-        return msg
-
-    def _due(self, i: int) -> Duration:
-        seconds, ns = divmod((i + 1) * self._step_ns, 1_000_000_000)
-        return Duration(sec=seconds, nanosec=ns)
+        while len(self._points) < len(actions):
+            seconds, ns = divmod((len(self._points) + 1) * self._step_ns, 1_000_000_000)
+            self._points.append(JointTrajectoryPoint(
+                time_from_start=Duration(sec=seconds, nanosec=ns)))
+        self._message.points = self._points[:len(actions)]
+        for point, row in zip(self._message.points, actions.tolist()):
+            point.positions = row
+        return self._message
 
 
 class Float64MultiArrayOutput:
     """The values due now, in the policy's order."""
 
-    message, velocity = Float64MultiArray, False
+    message, velocity, whole = Float64MultiArray, False, False
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
         pass
@@ -68,7 +77,7 @@ class Float64MultiArrayOutput:
 class TwistStampedOutput:
     """The velocity due now; components that no action fills are zero."""
 
-    message, velocity = TwistStamped, True
+    message, velocity, whole = TwistStamped, True, False
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
         self._fields, self._frame_id = _accept(fields, TWIST, {}), frame_id
@@ -81,7 +90,7 @@ class TwistStampedOutput:
 class PoseStampedOutput:
     """The pose due now; with no orientation among the actions it is the identity."""
 
-    message, velocity = PoseStamped, False
+    message, velocity, whole = PoseStamped, False, False
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
         short = {name[-1]: name for name in POSITION}

@@ -132,8 +132,10 @@ TABLE = [
     Param('enable_output', False,
           'Publish on ~/action; false is a dry run on ~/shadow_action.', live=True),
     Param('realtime.priority', 0,
-          'SCHED_FIFO priority of the ticking thread; 0 leaves the default scheduling. A warning '
-          'tells what the system denies.', 0, 99),
+          'SCHED_FIFO priority of the ticking thread; the other threads of the node then have 1, '
+          'and an engine that computes for long belongs into a process of its own '
+          '(engine_process). 0 leaves the default scheduling. A warning tells what the system '
+          'denies.', 0, 99),
     Param('realtime.cpus', '',
           'Cores that the ticking thread may run on, such as 0,2; empty for all.'),
     Param('realtime.lock_memory', False, 'Keep the process\' memory from being swapped out.'),

@@ -67,9 +67,13 @@ class PolicyNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start to tick, unless another node drives the robot."""
         assert self._runner is not None
-        rival = self._runner.rival() if self.get_parameter('enable_output').value else ''
-        if rival:
-            self.get_logger().error(f'cannot activate: {rival}')
+        reason = self._runner.rival() if self.get_parameter('enable_output').value else ''
+        try:
+            self._runner.check_deadline()  # it may have been set since
+        except DprtError as error:
+            reason = reason or str(error)
+        if reason:
+            self.get_logger().error(f'cannot activate: {reason}')
             return FAILURE
         self._active = True
         self._runner.start()

@@ -30,8 +30,8 @@ from diffusion_policy_rt.runtime.trace import Rung, Tick
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 REPORT_S = 1.0
-PLANS = 'planning'
-"""Source of the complaints about plans."""
+PLANS, LIMITS = 'planning', 'limits'
+"""Sources of the complaints about plans, and about a robot that is out of its limits."""
 
 
 class Reporter:
@@ -49,7 +49,7 @@ class Reporter:
             'policy': spec.name, 'digest': bundle.digest, **engine.dtypes})
         self._teller: Teller | None = None
         self._reason = self._reported = ''
-        self._planned = False
+        self._planned, self._outside = False, 0
         self._timing = node.create_publisher(Float64MultiArray, '~/timing', 10)
         self._events = node.create_publisher(String, '~/events', 10)
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', 1)
@@ -130,6 +130,18 @@ class Reporter:
         if reason and self._planned:
             self.complaints.bad(PLANS, reason)
 
+    def _watch_limits(self) -> None:
+        """Tell that actions were dropped because the robot is out of its limits."""
+        clips = self._loop.hands.clips
+        if clips.outside > self._outside:
+            self.complaints.bad(LIMITS, f'{", ".join(clips.which)} measured so far out of '
+                                'limits.*.min_position and max_position that max_velocity does '
+                                'not bring it back in one step; nothing is published: move the '
+                                'robot back, or widen the limits')
+        else:
+            self.complaints.good(LIMITS)
+        self._outside = clips.outside
+
     def _engine_status(self) -> Status:
         engine = self._loop.engine
         if not isinstance(engine, EngineProcess):
@@ -143,6 +155,7 @@ class Reporter:
 
     def _report(self) -> None:
         running = self._teller is not None
+        self._watch_limits()
         if running and self._reason and self._reason == self._reported:
             self.complaints.bad(PLANS, self._reason)
         self._reported = self._reason

@@ -46,7 +46,8 @@ class Runner:
         self.loop = PolicyLoop(spec, engine, chosen.settings, SteadyClock(), chosen.seed,
                                chosen.limits, routes[0].output.velocity, chosen.rules)
         self.loop.keep(chosen.caches)
-        table = self._warm_up(bundle)
+        self._priority = chosen.priority
+        self._table = table = self._warm_up(bundle)
         self._caching = Caching.of(bundle, engine, self.loop.tiling.exact)
         self._warn_of(chosen.caches)
         self._log.info(f'{spec.name} on {engine.name}: plan p50/p99 ' + ', '.join(
@@ -54,7 +55,7 @@ class Runner:
             for n, t in table.items()))
         self._driver: Driver | None = None
         self._asked: Asked | None = None
-        self._priority, self._collector = chosen.priority, Collector()
+        self._collector = Collector()
         self._gate = Gate(node, routes, chosen.enable_output)
         self._reporter = Reporter(node, self.loop, bundle, self._caching, table, chosen,
                                   timeline.now_ns)
@@ -66,8 +67,9 @@ class Runner:
         engine = self.loop.engine
         try:
             check_parity(bundle, engine, engine.name)
-            table = warm_up(self.loop)
-            check_deadline(self.loop, table)
+            with self._priority.rehearsed():
+                table = warm_up(self.loop)
+                check_deadline(self.loop, table)
         except Exception:
             self._close_engine()
             raise
@@ -93,6 +95,11 @@ class Runner:
         """Return why this node may not drive the robot: another one does; '' where none is."""
         return self._gate.rival()
 
+    def check_deadline(self) -> None:
+        """Raise SpecError where no plan meets the deadline as it is now; not while it ticks."""
+        with self._priority.rehearsed():
+            check_deadline(self.loop, self._table)
+
     # -- motion --------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -110,7 +117,8 @@ class Runner:
         self._driver = Driver(
             self.loop, self._timeline, self._gate.publish, reporter.tick, reporter.reason,
             prepare=lambda: self._priority.claim(reporter.warn), between=self._collector.sweep,
-            on_event=self._on_event)
+            on_event=self._on_event,
+            rest=lambda hold: self._gate.hold(hold, self.loop.rest_step_s))
         self._driver.start()
 
     def halt(self) -> None:
@@ -120,12 +128,13 @@ class Runner:
             return
         self._inputs.open = False
         driver.stop()
+        self._priority.release()
         self._reporter.end()
         self._collector.stop()
         now = self._timeline.now_ns()
         hold = self.loop.hold(now)
         self._reporter.event(Event(STOP, now, now, held=_held(hold)))
-        self._gate.hold(hold)
+        self._gate.hold(hold, self.loop.rest_step_s)
 
     def forget(self) -> None:
         """Drop all that was observed and planned, before the next tick."""
@@ -140,7 +149,7 @@ class Runner:
             hold = self.loop.hold(now)
             self._asked = now, _held(hold)
             self.forget()
-            self._gate.hold(hold)
+            self._gate.hold(hold, self.loop.rest_step_s)
 
     def _on_event(self, kind: str, at_ns: int, fate: Fate | None) -> None:
         """In the ticking thread: hand over what a re-enactment needs to know."""
@@ -163,7 +172,8 @@ class Runner:
         if caches != self.loop.rules:
             self._warn_of(caches)
         self.loop.keep(caches)
-        self._gate.enable(enable_output, self.loop.hold(self._timeline.now_ns()))
+        self._gate.enable(enable_output, lambda: self.loop.hold(self._timeline.now_ns()),
+                          self.loop.rest_step_s)
 
 
 def _held(hold: Action) -> Sequence[float] | None:

@@ -4,9 +4,9 @@
     |  tick  ----|........ waits ........| act, publish   |
     |  planner   | observe encode denoise |               |
 
-The tick never waits past the deadline less what publishing costs; a plan that is not there by then
-is cut short: what its network calls came to so far is used, and the whole of it from the next tick
-on. Before its first call has returned it costs this tick its freshness.
+The tick never waits past the deadline less what waking up and publishing cost; a plan that is not
+there by then is cut short: what its network calls came to so far is used, and the whole of it from
+the next tick on. Before its first call has returned it costs this tick its freshness.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Driver:
     `publish` is called from the tick thread with what the tick decided (never with STOP);
     `on_tick` after it with the record; `on_reason` when the reason for not planning or not
     publishing changes, with '' when all works again. `prepare` is called once in that thread, and
-    `between` after each tick, for what must not happen within one. A period in which the machine
+    `between` after each tick, for what must not happen within one. `rest` publishes the last hold,
+    where ticking fails (default `publish`). A period in which the machine
     did not let the tick run is recorded too: as a missed STOP.
 
     `on_event` is told what a re-enactment needs to know, in ns: (START, now, None); (RESET, now,
@@ -55,9 +56,11 @@ class Driver:
                  make_planner: Callable[[PolicyLoop], Planner] = Planner,
                  prepare: Callable[[], object] = _nothing,
                  between: Callable[[], object] = _nothing,
-                 on_event: Callable[[str, int, Fate | None], object] = _nothing) -> None:
+                 on_event: Callable[[str, int, Fate | None], object] = _nothing,
+                 rest: Callable[[Action], None] | None = None) -> None:
         self.loop, self._timeline = loop, timeline
         self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
+        self._rest = rest or publish
         self._planner = make_planner(loop)
         self._prepare, self._between, self._on_event = prepare, between, on_event
         self._thread = threading.Thread(target=self.run, name='tick', daemon=True)
@@ -103,7 +106,7 @@ class Driver:
             self._run()
         except Exception as error:
             self._explain(NotReady(f'ticking ended: {type(error).__name__}: {error}'))
-            self._send(self.loop.hold(self._timeline.now_ns()))
+            self._send(self.loop.hold(self._timeline.now_ns()), self._rest)
             raise
 
     def _run(self) -> None:
@@ -154,6 +157,7 @@ class Driver:
     def _tick(self, scheduled: int) -> None:
         loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
         newest, deadline = loop.newest, Deadline(scheduled, loop.settings.deadline_ns)
+        loop.latencies.record('wake', began - scheduled)
         late = self._account(self._take(scheduled))
         result = self._account(self._plan(planner, scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
@@ -161,7 +165,7 @@ class Driver:
         self._explain(NotReady(loop.guard.halted) if loop.guard.halted else result or late)
         action = loop.act(scheduled, plan)
         self._followed(scheduled, action.chunk)
-        rung = self._send(action)
+        rung = self._send(action, self._publish)
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
         age = (began - newest.stamp_ns) / 1e9 if newest is not None else NAN
@@ -171,10 +175,7 @@ class Driver:
         """Return the plan asked for in this tick if it comes in time, or why there is none."""
         if planner.busy or self._reset.is_set() or not self.loop.wants_plan(scheduled):
             return None
-        latencies = self.loop.latencies
-        # bounded: after one stall of the publisher there must still be time to plan in
-        publishing = min(round(latencies.p99_ns('publish')), deadline.budget_ns // 4)
-        cut_off = deadline.end_ns - publishing - PUBLISH_MARGIN_NS
+        latencies, cut_off = self.loop.latencies, deadline.end_ns - self._reserved(deadline)
         fewest = self.loop.settings.allowed_steps(self.loop.spec)[0]
         planning = latencies.p99_ns('encode') + latencies.p99_ns(fewest)
         self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
@@ -184,6 +185,15 @@ class Driver:
         self._timeline.sleep_until(cut_off, planner.done)
         result = self._take(self._timeline.now_ns(), in_time=True)
         return result or self._cut_short()
+
+    def _reserved(self, deadline: Deadline) -> int:
+        """Return what is kept of the deadline for waking up from the wait and publishing [ns].
+
+        Bounded, since after one stall there must still be time to plan in.
+        """
+        most = deadline.budget_ns // 4
+        return PUBLISH_MARGIN_NS + sum(min(round(self.loop.latencies.p99_ns(stage)), most)
+                                       for stage in ('wake', 'publish'))
 
     def _take(self, at_ns: int, in_time: bool = False) -> Result | None:
         """Return the planner's result, once, and tell what it was planned from."""
@@ -233,12 +243,12 @@ class Driver:
             self.loop.adopt(offered)
         return offered
 
-    def _send(self, action: Action) -> Rung:
+    def _send(self, action: Action, publish: Callable[[Action], None]) -> Rung:
         """Publish the action; return its rung, or STOP when nothing left."""
         if action.rung == Rung.STOP or self._reset.is_set():
             return Rung.STOP
         try:
-            self._publish(action)
+            publish(action)
         except Exception as error:  # whatever publishing raises costs an action, never the tick
             self._explain(NotReady(f'the action was not published: {error}'))
             return Rung.STOP

@@ -11,6 +11,7 @@ from diffusion_policy_rt.runtime.limits import Clips, Limits
 from diffusion_policy_rt.runtime.motion import Motion
 from diffusion_policy_rt.runtime.observation import State
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.steering import MOST
 from diffusion_policy_rt.runtime.trace import Rung
 from diffusion_policy_rt.spec import PolicySpec
 
@@ -60,7 +61,7 @@ class Hands:
              told: bool = False) -> Action:
         """Return what keeps the robot where it is measured to be; see `PolicyLoop.hold`."""
         if self.velocity:
-            return self._sending(Action(Rung.HOLD, np.zeros((1, len(self._spec.action)))))
+            return self._come_to_rest(settings)
         values = resting(self._measured(settings, now_ns), chunk, now_ns)
         if not np.isfinite(values).all():
             return Action.stop(self._spec)
@@ -68,6 +69,17 @@ class Hands:
         if now_ns is not None:
             held = self.motion.brake(held[0], now_ns, 1 / settings.control_rate, told)
         return self._contained(Action(Rung.HOLD, held))
+
+    def _come_to_rest(self, settings: LoopSettings) -> Action:
+        """Return all velocities [K, A] on the way to zero, a control period apart."""
+        reach, rows = self.limits.rate / settings.control_rate, list[np.ndarray]()
+        sent = self._sent
+        while sent is not None and sent.any() and len(rows) < MOST:
+            rows.append(sent := np.clip(0.0, sent - reach, sent + reach))
+        if not rows or rows[-1].any():
+            rows.append(np.zeros(len(reach)))
+        self._sent = rows[-1]
+        return Action(Rung.HOLD, np.array(rows))
 
     def forget(self) -> None:
         """Forget what was measured, and begin at rest."""
@@ -79,9 +91,11 @@ class Hands:
 
         That is so where the robot is measured further out than their rate can bring back.
         """
-        if self.limits.contain(action.actions):
+        beyond = self.limits.beyond(action.actions)
+        if not beyond.any():
             return action
         self.clips.outside += 1
+        self.clips.which = [name for name, out in zip(self._spec.action.names, beyond) if out]
         return Action.stop(self._spec)
 
     def _sending(self, action: Action) -> Action:

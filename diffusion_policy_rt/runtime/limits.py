@@ -53,13 +53,13 @@ class Limits:
             last, reach = row, self.rate * step_s
         return bounded
 
-    def contain(self, actions: np.ndarray) -> bool:
-        """Whether actions [K, A] lie within the positions, but for rounding.
+    def beyond(self, actions: np.ndarray) -> np.ndarray:
+        """Return which of the actions [K, A] leave the positions, but for rounding, bool [A].
 
-        Where the measured state is further out than the rate can bring back, they do not.
+        Where the measured state is further out than the rate can bring back, they do.
         """
         slack = 1e-9 * np.maximum(1.0, np.abs(actions))
-        return bool(((actions >= self.low - slack) & (actions <= self.high + slack)).all())
+        return ~((actions >= self.low - slack) & (actions <= self.high + slack)).all(0)
 
     def steering(self, step_s: float) -> Steering:
         """Return what moves the actions that are `steered` in steps of `step_s`."""
@@ -76,6 +76,8 @@ class Clips:
         self.count = 0
         self.outside = 0
         """Actions that no limit could bring within the positions, and that were dropped."""
+        self.which: list[str] = []
+        """Whose values were out, in the last of them."""
         self._newest: deque[bool] = deque(maxlen=KEPT)
 
     def note(self, due: np.ndarray, sent: np.ndarray) -> None:

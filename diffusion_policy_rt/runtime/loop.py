@@ -6,7 +6,7 @@ handed over through queues, the chunk and the newest state by one reference assi
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
@@ -58,7 +58,6 @@ class PolicyLoop:
         self.tiling = Tiling(spec, engine)
         self.warm, self._sampled = WarmStart(spec.action.scale), spec
         self._clock = clock
-        self._arrived: deque[Frame | State] = deque(maxlen=1024)
         self._buffer = ObservationBuffer(spec)
         self._chunk: Chunk | None = None
         self._estimate: Chunk | None = None
@@ -93,7 +92,7 @@ class PolicyLoop:
 
     def observe_frame(self, frame: Frame) -> None:
         """Take in a frame; it is decoded only if a plan needs it."""
-        self._arrived.append(frame)
+        self._buffer.arrive(frame)
         self.newest_frame = frame
         self.arrivals.note(frame)
         self.guard.note(frame.camera, frame.stamp_ns, frame.arrival_ns)
@@ -103,7 +102,7 @@ class PolicyLoop:
         self.spec.state.validate(values)
         state = State(stamp_ns, arrival_ns, values)
         self.hands.measure(state, self.settings)
-        self._arrived.append(state)
+        self._buffer.arrive(state)
         self.guard.note(ROBOT, stamp_ns, arrival_ns)
 
     @property
@@ -134,12 +133,7 @@ class PolicyLoop:
 
     def observe(self, now_ns: int) -> Observation | NotReady:
         """Return the newest observation, or why there is none."""
-        while self._arrived:
-            sample_ = self._arrived.popleft()
-            if isinstance(sample_, Frame):
-                self._buffer.push_frame(sample_)
-            else:
-                self._buffer.push_state(sample_)
+        self._buffer.collect()
         self.looked = self._buffer.newest
         return self._buffer.observe(now_ns, self.settings.observation_timeout_ns,
                                     round(self.settings.max_camera_skew * 1e9))
@@ -282,17 +276,22 @@ class PolicyLoop:
     def hold(self, now_ns: int | None = None, told: bool = False) -> Action:
         """Return the action that keeps the robot where it is measured to be, once it is braked.
 
-        Velocities hold at zero at once; ticks brake within the limits. Actions without a measured
+        Velocities are brought to zero within the limits. Actions without a measured
         state of their name keep the value that is due; without either, nothing is published.
         `now_ns` tells a state too old to hold at, and what is due; without it the newest state and
-        the last planned value stand, and nothing is braked. `told` is for ticks, which send it.
+        the last planned value stand, and no position is braked. `told` is for ticks, which send
+        it. Several actions [K, A] are the way to rest, `rest_step_s` apart.
         """
         return self.hands.hold(self.current, self.settings, now_ns, told)
+
+    @property
+    def rest_step_s(self) -> float:
+        """Time between the actions of a `hold` that are sent one by one [s]."""
+        return 1 / (self.settings.control_rate if self.hands.velocity else self.spec.rate)
 
     def reset(self) -> None:
         """Forget observations, latents and the chunk, as at a new episode or a clock jump."""
         self._epoch += 1  # first: a plan in flight must not bring back what is forgotten here
-        self._arrived.clear()
         self._buffer.clear()
         self.cache.clear()
         self.tiling.clear()

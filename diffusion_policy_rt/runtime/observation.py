@@ -13,6 +13,7 @@ newest state. A policy trained at `rate` with
 from __future__ import annotations
 
 import bisect
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -117,7 +118,8 @@ class ObservationBuffer:
     """Collects frames and states, and makes observations of them.
 
     Capacities follow from the spec: `samples_per_period` bounds how much faster than the policy's
-    rate a stream may be while its older instants can still be found.
+    rate a stream may be while its older instants can still be found. One thread may let samples
+    `arrive` while another one does all else.
     """
 
     def __init__(self, spec: PolicySpec, samples_per_period: int = 16) -> None:
@@ -125,6 +127,24 @@ class ObservationBuffer:
         self._spec = spec
         self._frames: dict[str, Stream[Frame]] = {c.name: Stream(capacity) for c in spec.cameras}
         self._states: Stream[State] = Stream(capacity * 8)
+        # no more than the streams keep: while no plan looks at them images must not pile up
+        self._arrived: dict[str, deque[Frame | State]] = {
+            ROBOT: deque(maxlen=capacity * 8),
+            **{c.name: deque(maxlen=capacity) for c in spec.cameras}}
+
+    def arrive(self, sample: Frame | State) -> None:
+        """Keep a sample until it is collected."""
+        self._arrived[sample.camera if isinstance(sample, Frame) else ROBOT].append(sample)
+
+    def collect(self) -> None:
+        """Take in what has arrived."""
+        for waiting in self._arrived.values():
+            while waiting:
+                sample = waiting.popleft()
+                if isinstance(sample, Frame):
+                    self.push_frame(sample)
+                else:
+                    self.push_state(sample)
 
     def push_frame(self, frame: Frame) -> bool:
         """Take in a frame; False for a duplicate."""
@@ -200,6 +220,8 @@ class ObservationBuffer:
 
     def clear(self) -> None:
         """Forget everything."""
+        for waiting in self._arrived.values():
+            waiting.clear()
         for stream in self._frames.values():
             stream.clear()
         self._states.clear()

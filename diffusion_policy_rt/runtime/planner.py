@@ -44,7 +44,7 @@ class Planner:
         result, self._result = self._result, None
         return result
 
-    def stop(self, seconds: float = 1.0) -> None:
+    def stop(self, seconds: float = 0.3) -> None:
         """End the thread; a plan in flight is left behind after `seconds`."""
         self._stopping = True
         self._asked.set()

@@ -1,19 +1,26 @@
 """What the system may grant a thread that must not be late: priority, cores, memory that stays.
 
 Each is asked for on its own, and where it is denied the cure is told and the thread goes on.
+
+With the priority go all threads that run Python, at the lowest real-time one: a thread that is
+preempted while it holds the interpreter would keep the late one waiting for as long. What they
+start, processes among it, is ordinary again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from diffusion_policy_rt.errors import SpecError
 
 MCL_CURRENT, MCL_FUTURE = 1, 2
+LOWEST = 1
+"""SCHED_FIFO priority of the threads that share the interpreter."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +38,7 @@ class Priority:
         """Ask for it, for the calling thread; `warn` is told what is denied, with the cure."""
         thread = threading.get_native_id()
         wishes = [
-            (bool(self.priority), lambda: os.sched_setscheduler(
-                thread, os.SCHED_FIFO, os.sched_param(self.priority)),
+            (bool(self.priority), lambda: self._raise(thread),
              f'SCHED_FIFO {self.priority}; raise rtprio in /etc/security/limits.conf'),
             (bool(self.cpus), lambda: os.sched_setaffinity(thread, self.cpus),
              f'cores {", ".join(map(str, self.cpus))}; name cores that this machine has'),
@@ -44,6 +50,42 @@ class Priority:
                     ask()
             except (OSError, AttributeError) as error:
                 warn(f'the system denies {told} ({error})')
+
+    def _raise(self, thread: int) -> None:
+        _schedule(thread, os.SCHED_FIFO, self.priority)
+        if self.priority > LOWEST:
+            _schedule_others(thread, os.SCHED_FIFO, LOWEST)
+
+    @contextlib.contextmanager
+    def rehearsed(self) -> Iterator[None]:
+        """Run the calling thread as a planner will run: what is measured so holds then."""
+        thread = threading.get_native_id()
+        if self.priority > LOWEST:
+            with contextlib.suppress(OSError, AttributeError):  # told when it is claimed
+                _schedule(thread, os.SCHED_FIFO, LOWEST)
+        try:
+            yield
+        finally:
+            if self.priority > LOWEST:
+                with contextlib.suppress(OSError, AttributeError):
+                    _schedule(thread, os.SCHED_OTHER, 0)
+
+    def release(self) -> None:
+        """Make all threads that run Python ordinary again."""
+        if self.priority and hasattr(os, 'SCHED_OTHER'):
+            _schedule_others(0, os.SCHED_OTHER, 0)
+
+
+def _schedule(thread: int, policy: int, priority: int) -> None:
+    os.sched_setscheduler(thread, policy | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+
+
+def _schedule_others(thread: int, policy: int, priority: int) -> None:
+    """Schedule all threads that run Python but this one."""
+    for other in threading.enumerate():
+        if other.native_id is not None and other.native_id != thread:
+            with contextlib.suppress(OSError):  # it has ended meanwhile, or was never raised
+                _schedule(other.native_id, policy, priority)
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 
-from diffusion_policy_rt.train.trainer import History
+from diffusion_policy_rt.train.history import History
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402  (after the backend is chosen)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -20,7 +21,7 @@ PRECISIONS = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 @dataclass(frozen=True)
 class Strategy:
-    """What a run spends memory on. All but `precision` leave the curve as it is."""
+    """What a run spends memory and disk on. All but `precision` leave the curve as it is."""
 
     shard: bool = False
     """Each process keeps its share of weights, gradients and optimiser (FSDP2); else all."""
@@ -30,6 +31,8 @@ class Strategy:
     """Parts, one after the other, of each process's share of a batch."""
     recompute: bool = False
     """Compute activations of each block again in the backward pass instead of keeping them."""
+    save_every: int = 0
+    """Steps from one checkpoint to the next within an epoch; 0: at the end of each only."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,16 @@ class World:
         if self.size > 1:
             dist.broadcast_object_list(held, src=0, device=self.device)
         return held[0]
+
+    def joined(self, part: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+        """Return the parts [n, D] of all processes, one after the other; n is told by `counts`."""
+        if self.size == 1:
+            return part
+        held = [torch.zeros(max(counts), *part.shape[1:]) for _ in counts]
+        own = torch.zeros_like(held[0])
+        own[:len(part)] = torch.from_numpy(part)
+        dist.all_gather(held, own)
+        return torch.cat([each[:n] for each, n in zip(held, counts)]).numpy()
 
     def leave(self) -> None:
         """Leave the process group, all at the same point: one that just exits may abort others."""

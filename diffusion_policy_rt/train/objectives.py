@@ -13,6 +13,7 @@ from diffusion_policy_rt.runtime.precond import coefficients
 from diffusion_policy_rt.runtime.prefix import NO_PREFIX, PrefixLayout
 from diffusion_policy_rt.spec import CameraSpec, PolicySpec, Preconditioning
 from diffusion_policy_rt.train.conditions import noised
+from diffusion_policy_rt.train.feed import Images
 from diffusion_policy_rt.train.pixels import random_shifts, to_inputs
 from diffusion_policy_rt.train.prefix import draw_lengths, free_actions, with_prefix
 from diffusion_policy_rt.train.recipe import Training
@@ -56,22 +57,22 @@ class DenoisingLoss:
 class KeypointObjective:
     """Teach one camera's encoder where the data set's keypoints are, under shifts of the image."""
 
-    def __init__(self, encoder: nn.Module, camera: CameraSpec, images: np.ndarray,
+    def __init__(self, encoder: nn.Module, camera: CameraSpec, images: Images,
                  targets: np.ndarray, held_out: np.ndarray, max_shift: int,
                  device: torch.device) -> None:
         self.module, self.camera, self.max_shift = encoder, camera, max_shift
-        self.images = torch.from_numpy(images).to(device)
+        self.images = images
         self.targets = torch.from_numpy(targets).to(device)  # [N, 2K] in [-1, 1], unshifted
         self.train_rows = np.flatnonzero(~held_out)
         self.held_out = np.flatnonzero(held_out)
 
     def errors(self, module: nn.Module, rows: np.ndarray, shifts: Tensor) -> Tensor:
         """Return the error of each coordinate [B, 2K], in half image widths."""
-        shifts = shifts.to(self.images.device)
-        index = torch.from_numpy(rows).to(self.images.device)
-        latents = module(to_inputs(self.images[index], self.camera, shifts))
-        size = torch.tensor(self.camera.input_size, device=shifts.device)
-        canvas = torch.tensor((self.camera.height, self.camera.width), device=shifts.device)
+        device = self.targets.device
+        shifts, index = shifts.to(device), torch.from_numpy(rows).to(device)
+        latents = module(to_inputs(self.images.take(self.camera.name, rows), self.camera, shifts))
+        size = torch.tensor(self.camera.input_size, device=device)
+        canvas = torch.tensor((self.camera.height, self.camera.width), device=device)
         moved = (2 * shifts / size).flip(-1)  # (x, y) by which the content moved back
         zoom = (canvas / size).flip(-1)  # from the whole image's coordinates to the crop's
         targets = self.targets[index].unflatten(-1, (-1, 2)) * zoom - moved[:, None, :]
@@ -129,7 +130,7 @@ class LatentObjective:
 class PixelObjective:
     """Train encoders and denoiser together, from augmented pixels."""
 
-    def __init__(self, policy: Policy, images: dict[str, np.ndarray], states: np.ndarray,
+    def __init__(self, policy: Policy, images: Images, states: np.ndarray,
                  observed: np.ndarray, chunks: np.ndarray, held_out: np.ndarray, how: Training,
                  device: torch.device) -> None:
         self.module: nn.Module = policy
@@ -137,14 +138,15 @@ class PixelObjective:
         self.spec: PolicySpec = policy.spec
         self.denoising = DenoisingLoss(policy.spec.precond, how,
                                        PrefixLayout.of(policy.spec))
-        self.images = {name: torch.from_numpy(x).to(device) for name, x in images.items()}
+        self.images = images
         self.states = torch.from_numpy(states.astype(np.float32)).to(device)  # normalised [N, S]
-        self.observed = torch.from_numpy(observed).to(device)
+        self.observed = observed
         self.chunks = torch.from_numpy(chunks).to(device)
         self.train_rows, self.held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
-    def _inputs(self, camera: CameraSpec, rows: Tensor, rng: np.random.Generator | None) -> Tensor:
-        images = self.images[camera.name][rows.flatten()]
+    def _inputs(self, camera: CameraSpec, rows: np.ndarray,
+                rng: np.random.Generator | None) -> Tensor:
+        images = self.images.take(camera.name, rows.flatten())
         cut_rows, cut_columns = camera.input_size
         spare = (camera.height - cut_rows) // 2, (camera.width - cut_columns) // 2
         shifts = torch.zeros(len(images), 2, dtype=torch.long) if rng is None else (
@@ -153,13 +155,14 @@ class PixelObjective:
 
     def _loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator,
               augment: bool) -> Tensor:
-        index = torch.from_numpy(rows).to(self.chunks.device)
-        observed = self.observed[index]
+        observed, device = self.observed[rows], self.chunks.device
         images = {camera.name: self._inputs(camera, observed, rng if augment else None)
                   for camera in self.spec.cameras}
         policy = cast(Policy, module)
-        seen = policy.observed(policy.encode(images), self.states[observed])
-        return self.denoising(policy.denoiser, self.chunks[index], seen, rng)
+        states = self.states[torch.from_numpy(observed).to(device)]
+        seen = policy.observed(policy.encode(images), states)
+        return self.denoising(policy.denoiser, self.chunks[torch.from_numpy(rows).to(device)],
+                              seen, rng)
 
     def loss(self, module: nn.Module, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Return the denoising loss on these windows, their images cropped at random."""

@@ -6,15 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_policy_rt.runtime.frame import fit
 from diffusion_policy_rt.spec import CameraSpec
-
-
-def fit_all(images: np.ndarray, camera: CameraSpec) -> np.ndarray:
-    """Resize uint8 [N, H, W, 3] to the camera's canvas, uint8 [N, height, width, 3]."""
-    if images.shape[1:3] == (camera.height, camera.width):
-        return images
-    return np.stack([fit(image, camera) for image in images])
 
 
 def to_inputs(images: Tensor, camera: CameraSpec, shifts: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,14 +19,17 @@ from diffusion_policy_rt.train.assemble import columns, gather_chunks, make_spec
 from diffusion_policy_rt.train.conditions import frozen_conditions, latent_deviation
 from diffusion_policy_rt.train.data import Dataset, join, read_dataset
 from diffusion_policy_rt.train.data.bags import is_bag, read_bag
+from diffusion_policy_rt.train.data.frames import Frames, Held, fitted
 from diffusion_policy_rt.train.data.streams import MayLack
 from diffusion_policy_rt.train.distributed import World
+from diffusion_policy_rt.train.feed import Feed, Images, Whole, span_of
 from diffusion_policy_rt.train.objectives import (
     KeypointObjective, LatentObjective, PixelObjective)
-from diffusion_policy_rt.train.pixels import fit_all
+from diffusion_policy_rt.train.order import PooledOrder
 from diffusion_policy_rt.train.progress import SUCCESS, chosen_windows
 from diffusion_policy_rt.train.recipe import Optimisation, Pretraining, Recipe
-from diffusion_policy_rt.train.trainer import History, Objective, Referee, Trainer
+from diffusion_policy_rt.train.history import History, Referee
+from diffusion_policy_rt.train.trainer import Objective, Trainer
 from diffusion_policy_rt.train.windows import Windows, make_windows, split_episodes
 
 if TYPE_CHECKING:
@@ -41,7 +44,8 @@ class Training:
     """One training run: the data at hand, the policy being made, and the curves so far."""
 
     def __init__(self, recipe: Recipe, data: Dataset, out: Path, seed: int, world: World,
-                 closed_loop: ClosedLoop | None = None) -> None:
+                 closed_loop: ClosedLoop | None = None, stream: float = 0.0) -> None:
+        """`stream`: bytes of images that all processes hold at most; 0: each holds all."""
         self.recipe, self.data, self.out, self.seed, self.world = recipe, data, out, seed, world
         self.closed_loop = closed_loop
         torch.manual_seed(seed)
@@ -52,19 +56,23 @@ class Training:
         self.spec: PolicySpec = make_spec(recipe, self.states, gathered, latent_dim)
         self.chunks = self.spec.action.normalise(gathered).astype(np.float32)
         self.held_out = split_episodes(data.episode_ends, recipe.train.validation_ratio, seed)
-        self.images = {c.name: fit_all(data.streams[c.name], c) for c in self.spec.cameras}
+        self.stream = stream
+        frames = {c.name: fitted(data.streams[c.name], c) for c in self.spec.cameras}
+        self.images = frames if stream else {name: Held(f[:]) for name, f in frames.items()}
         self.model = {'encoder': dict(recipe.encoder), 'denoiser': dict(recipe.denoiser)}
         with world.building():
             self.policy = Policy(self.spec, self.model)
         self.curves: dict[str, History] = {}
 
-    def fingerprint(self, sections: Collection[str], referee: Referee | None = None) -> str:
-        """Return what a checkpoint belongs to: sections of the recipe, seed, data, referee."""
+    def fingerprint(self, sections: Collection[str], referee: Referee | None = None,
+                    feed: Feed | None = None) -> str:
+        """Return what a checkpoint belongs to: recipe, seed, data, referee, feed."""
         source = self.recipe.source
         parts: list[Any] = [{key: source.get(key) for key in sections}, self.seed,
                             self.recipe.train.validation_ratio, len(self.states),
                             float(self.chunks.sum())]
         parts += [self.closed_loop.key] if self.closed_loop and referee else []
+        parts += [feed.order.span] if feed else []
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self) -> Policy:
@@ -76,19 +84,32 @@ class Training:
                 self._pretrain(camera, self.recipe.pretrain)
             self.policy.denoiser = self._fit(self._latent_objective(), 'denoiser', referee=referee)
         else:
+            images = self._images(self.images, self.windows.observed, self.recipe.train)
             self.policy = cast(Policy, self._fit(PixelObjective(
-                self.policy, self.images, self.spec.state.normalise(self.states),
+                self.policy, images, self.spec.state.normalise(self.states),
                 self.windows.observed, self.chunks, self.held_out, self.recipe.train,
-                self.world.device), 'policy', referee=referee))
+                self.world.device), 'policy', referee=referee, images=images))
         return self.policy.eval()
+
+    def _images(self, frames: Mapping[str, Frames], observed: np.ndarray,
+                how: Optimisation) -> Images:
+        """Return where a stage has its images from, of which a row looks at `observed` [W, n]."""
+        if not self.stream or not frames:
+            return Whole(frames, self.world.device)
+        order = PooledOrder(
+            np.flatnonzero(~self.held_out), how.batch_size, self.seed, self.data.episode_ends,
+            span_of(self.stream, frames, how.batch_size, observed.shape[1] - 1))
+        return Feed(frames, observed, order, how.epochs * order.per_epoch, self.world)
 
     def _fit(self, objective: Objective, title: str, how: Optimisation | None = None,
              referee: Referee | None = None, world: World | None = None,
-             sections: Collection[str] = ()) -> nn.Module:
+             sections: Collection[str] = (), images: Images | None = None) -> nn.Module:
         """Train; a checkpoint stays good while these sections of the recipe do (none: all)."""
+        feed = images if isinstance(images, Feed) else None
         trainer = Trainer(objective, how or self.recipe.train, world or self.world, self.seed,
                           self.out / f'{title}.ckpt',
-                          self.fingerprint(sections or self.recipe.source, referee), referee)
+                          self.fingerprint(sections or self.recipe.source, referee, feed), referee,
+                          feed)
         module = trainer.run(title)
         self.curves[title] = trainer.history
         return module
@@ -100,17 +121,19 @@ class Training:
         if targets.shape[1] != camera.latent_dim:
             raise DataError(f'{self.data.source}: pretraining has {targets.shape[1] // 2} '
                             f'keypoints, the encoder {camera.latent_dim // 2}; make them equal')
+        images = self._images({camera.name: self.images[camera.name]},
+                              np.arange(len(targets))[:, None], how)
         objective = KeypointObjective(
-            self.policy.encoders[camera.name], camera, self.images[camera.name],
+            self.policy.encoders[camera.name], camera, images,
             targets.astype(np.float32), self.held_out, how.max_shift, self.world.device)
         # every process needs the encoders, to compute its conditions
         self.policy.encoders[camera.name] = self._fit(objective, f'encoder_{camera.name}', how,
                                                       world=self.world.replicated(),
-                                                      sections=SEEN)
+                                                      sections=SEEN, images=images)
 
     def _latent_objective(self) -> LatentObjective:
         observed = frozen_conditions(self.policy, self.images, self.states, self.windows,
-                                     self.world.device)
+                                     self.world)
         noise = latent_deviation(self.spec, self.recipe.train.latent_noise)
         chosen = chosen_windows(
             self.recipe.select, observed, self.data, noise, self.recipe.n_obs, self.world.device,

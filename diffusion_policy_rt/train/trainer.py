@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -16,10 +16,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from diffusion_policy_rt.errors import DprtError
-from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.train import shards
+from diffusion_policy_rt.train.checkpoint import Checkpoint
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.ema import EMA
+from diffusion_policy_rt.train.feed import Feed
+from diffusion_policy_rt.train.history import History, Referee, shortfall
+from diffusion_policy_rt.train.order import Order
 from diffusion_policy_rt.train.recipe import Optimisation
 from diffusion_policy_rt.train.share import BatchShare
 from diffusion_policy_rt.train.sharding import is_spread, lend_buffers, outline, twin, whole
@@ -38,30 +41,6 @@ class Objective(Protocol):
         """Return the validation loss."""
 
 
-@dataclass
-class History:
-    """The curve: one entry per epoch."""
-
-    train: list[float] = field(default_factory=list)
-    validation: list[float] = field(default_factory=list)
-    measures: list[dict[str, float]] = field(default_factory=list)
-    """What else was measured at the end of each epoch, by name."""
-    seconds: float = 0.0
-    """Time spent training, over all resumptions."""
-    best_epoch: int = 0
-    """The epoch whose module was kept, counted from 1; 0 where none was chosen: the last."""
-
-
-class Referee(Protocol):
-    """Evaluates a module in training, so that the best can be chosen."""
-
-    def due(self, epoch: int, epochs: int) -> bool:
-        """Whether the module is evaluated at the end of this epoch."""
-
-    def measure(self, module: nn.Module) -> dict[str, float]:
-        """Return what was measured; the scores are called `score_...`, 1 at best."""
-
-
 class Trainer:
     """Fits an objective.
 
@@ -70,9 +49,11 @@ class Trainer:
     """
 
     def __init__(self, objective: Objective, how: Optimisation, world: World, seed: int,
-                 checkpoint: Path, fingerprint: str, referee: Referee | None = None) -> None:
+                 checkpoint: Path, fingerprint: str, referee: Referee | None = None,
+                 feed: Feed | None = None) -> None:
+        """Train `objective`, whose images `feed` brings if it has one that is streamed."""
         self.objective, self.how, self.world, self.seed = objective, how, world, seed
-        self.checkpoint, self.fingerprint = checkpoint, fingerprint
+        self.checkpoint = Checkpoint(checkpoint, fingerprint, world)
         if how.batch_size % world.parts:
             raise DprtError(f'batch_size {how.batch_size} is not divisible by the {world.parts} '
                             'parts that processes and --accumulate take it in')
@@ -81,7 +62,9 @@ class Trainer:
         self.referee, self.history = referee, History()
         self.best: dict[str, Any] = {'distance': math.inf, 'epoch': 0, 'weights': {}}
         self.step = 0
-        self.per_epoch = max(1, len(objective.train_rows) // how.batch_size)
+        self.feed = feed
+        self.order = feed.order if feed else Order(objective.train_rows, how.batch_size, seed)
+        self.per_epoch = self.order.per_epoch
         self.total = how.epochs * self.per_epoch
         self.optimiser = self._optimiser(self.module)
 
@@ -118,10 +101,7 @@ class Trainer:
 
     def rows_at(self, step: int, part: int = 0) -> np.ndarray:
         """Return this process's rows of batch `step`, of its `part` of them."""
-        epoch, batch = divmod(step, self.per_epoch)
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.objective.train_rows)
-        rows = order[batch * self.how.batch_size:(batch + 1) * self.how.batch_size]
-        return rows[self._index(part)::self.world.parts]
+        return self.order.batch(step)[self._index(part)::self.world.parts]
 
     def _index(self, part: int) -> int:
         return part * self.world.size + self.world.rank
@@ -152,7 +132,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.how.clip_norm)
         if not np.isfinite(float(getattr(norm, 'full_tensor', lambda: norm)())):
             raise DprtError(f'the loss became non-finite at step {self.step}; the last good '
-                            f'checkpoint is {self.checkpoint}; lower the learning rate')
+                            f'checkpoint is {self.checkpoint.path}; lower the learning rate')
         optimiser.step()
         return total
 
@@ -160,6 +140,8 @@ class Trainer:
                    module: nn.Module) -> float:
         """Sum up the gradients of all parts; return this process's mean loss."""
         parts, total = self.world.strategy.accumulate, 0.0
+        if self.feed:
+            self.feed.advance(self.step)
         for part in range(parts):
             self.world.hold_gradients(module, part < parts - 1)
             with self.world.compute():
@@ -173,79 +155,21 @@ class Trainer:
         """Return the networks that a checkpoint holds, with their optimisers."""
         return {'module': (self.module, self.optimiser), 'ema': (self.ema.module, None)}
 
-    @property
-    def shards(self) -> Path:
-        """Where the checkpoints of sharded runs are."""
-        return self.checkpoint.with_suffix('.shards')
-
     def save(self) -> None:
         """Write the checkpoint: whole, or not at all."""
-        if self.world.strategy.shard:
-            shards.save(self.shards, self.step, self.networks(), self.best['weights'],
-                        self.facts(), self.world.leads)
-        elif self.world.leads:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.checkpoint) as partial:
-                torch.save(self.state(), partial)
-
-    def facts(self) -> dict[str, Any]:
-        """Return what the rest of the run depends on beside its networks and the best weights."""
-        return {'step': self.step, 'train': self.history.train,
-                'validation': self.history.validation, 'seconds': self.history.seconds,
-                'fingerprint': self.fingerprint, 'measures': self.history.measures,
-                'best': {**self.best, 'weights': bool(self.best['weights'])}}
-
-    def state(self) -> dict[str, Any]:
-        """Return everything that the rest of the run depends on."""
-        states: dict[str, Any] = {}
-        for name, (network, optimiser) in self.networks().items():
-            states[name] = network.state_dict()
-            if optimiser is not None:
-                states[optimiser_key(name)] = optimiser.state_dict()
-        return self.facts() | {'best': self.best} | states
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned."""
-        for name, (network, optimiser) in self.networks().items():
-            network.load_state_dict(state[name])
-            if optimiser is not None:
-                optimiser.load_state_dict(state[optimiser_key(name)])
-        # a checkpoint of a run that chose none lacks it
-        self._take_up(state, state.get('best', self.best))
-
-    def _take_up(self, facts: Mapping[str, Any], best: dict[str, Any]) -> None:
-        self.step, self.best = facts['step'], best
-        self.history = History(
-            train=list(facts['train']), validation=list(facts['validation']),
-            measures=list(facts.get('measures', ())), seconds=facts['seconds'],
-            best_epoch=best['epoch'])
+        self.checkpoint.write({'step': self.step, **self.history.facts()}, self.best,
+                              self.networks())
 
     def resume(self) -> bool:
         """Take up the checkpoint if there is one; DprtError if it belongs to another run."""
-        if self.world.strategy.shard:
-            return self._resume_shards()
-        if not self.checkpoint.is_file():
+        found = self.checkpoint.read(self.networks())
+        if found is None:
             return False
-        state: Mapping[str, Any] = torch.load(
-            self.checkpoint, map_location=self.world.device, weights_only=True)
-        self._check(state, self.checkpoint)
-        self.restore(state)
+        self.step, self.history = found['step'], History.of(found)
+        # a checkpoint of a run that chose none may lack it
+        self.best = found.get('best', self.best)
+        self.history.best_epoch = self.best['epoch']
         return True
-
-    def _resume_shards(self) -> bool:
-        folder = shards.newest(self.shards)
-        if folder is None:
-            return False
-        facts = shards.read_facts(folder)
-        self._check(facts, folder)
-        kept = shards.load(folder, self.networks(), facts['best']['weights'])
-        self._take_up(facts, {**facts['best'], 'weights': kept})
-        return True
-
-    def _check(self, state: Mapping[str, Any], path: Path) -> None:
-        if state['fingerprint'] != self.fingerprint:
-            raise DprtError(f'{path} belongs to another recipe, seed or data set, '
-                            'or to another --eval-every; choose another --out or remove it')
 
     def run(self, title: str) -> nn.Module:
         """Train to the end, from the checkpoint if there is one; return the averaged module."""
@@ -254,33 +178,24 @@ class Trainer:
                    desc=title, unit='sample', unit_scale=True, disable=not self.world.leads)
         again = 'start the same command again: it goes on from its last checkpoint'
         # closed before an error is told, or it would draw over it
-        with self.world.together(again), bar:
+        with self.world.together(again), bar, self.feed or nullcontext():
             self._epochs(bar)
             return self.result()
 
     def _epochs(self, bar: tqdm) -> None:
-        losses: list[float] = []
+        history, every = self.history, self.world.strategy.save_every
         began = time.monotonic()
         while self.step < self.total:
-            losses.append(self.train_step())
+            history.losses.append(self.train_step())
             bar.update(self.how.batch_size)
-            if self.step % self.per_epoch == 0:
-                self.end_epoch(float(np.mean(losses)))
-                bar.set_postfix(self.news())
-                losses.clear()
-                self.history.seconds += time.monotonic() - began
+            ended = self.step % self.per_epoch == 0
+            if ended:
+                self.end_epoch(float(np.mean(history.losses)))
+                bar.set_postfix(history.news())
+            if ended or every and self.step % every == 0:
+                history.seconds += time.monotonic() - began
                 began = time.monotonic()
                 self.save()
-
-    def news(self) -> dict[str, str]:
-        """Return the last epoch's loss and validation, and the newest scores, to be shown."""
-        history = self.history
-        scores: dict[str, float] = next(
-            ({k: v for k, v in epoch.items() if k.startswith('score')}
-             for epoch in reversed(history.measures) if any(k.startswith('score') for k in epoch)),
-            {})
-        return {'loss': f'{history.train[-1]:.4f}', 'validation': f'{history.validation[-1]:.4f}',
-                **{name: f'{score:.3f}' for name, score in scores.items()}}
 
     def end_epoch(self, loss: float) -> None:
         """Enter the epoch's mean loss and what its averaged module measures into the history."""
@@ -292,6 +207,8 @@ class Trainer:
             if self.referee.due(epoch, self.how.epochs):
                 played = self._referee(self.referee)
                 measures, distance = {**measures, **played}, shortfall(played)
+        history.losses.clear()
+        history.images = self.feed.told() if self.feed else {}
         history.train.append(loss)
         history.validation.append(validation)
         history.measures.append(measures)
@@ -324,13 +241,3 @@ class Trainer:
             self.ema.module.load_state_dict(self.best['weights'])
         return self.gathered()
 
-
-def optimiser_key(name: str) -> str:
-    """Return the name of a network's optimiser in a checkpoint."""
-    return 'optimiser' if name == 'module' else f'{name}_optimiser'
-
-
-def shortfall(measures: Mapping[str, float]) -> float:
-    """Return how far the mean of the scores is from 1."""
-    scores = [value for name, value in measures.items() if name.startswith('score')]
-    return 1 - float(np.mean(scores))

@@ -24,6 +24,7 @@ HYBRID_TRANSFORMER = ('diffusion_transformer_hybrid_image_policy.'
                       'DiffusionTransformerHybridImagePolicy')
 HYBRID_UNET = 'diffusion_unet_hybrid_image_policy.DiffusionUnetHybridImagePolicy'
 IMAGE_UNET = 'diffusion_unet_image_policy.DiffusionUnetImagePolicy'
+LOWDIM_UNET = 'diffusion_unet_lowdim_policy.DiffusionUnetLowdimPolicy'
 LOWDIM_TRANSFORMER = 'diffusion_transformer_lowdim_policy.DiffusionTransformerLowdimPolicy'
 COSINE = {'num_train_timesteps': 100, 'beta_start': 1e-4, 'beta_end': 0.02,
           'beta_schedule': 'squaredcos_cap_v2', 'clip_sample': True, 'prediction_type': 'epsilon'}
@@ -52,6 +53,17 @@ def lowdim(scheduler, horizon, n_obs, causal, heads=2):
                             'TransformerForDiffusion', 'input_dim': 3, 'output_dim': 3,
                 'horizon': horizon, 'n_obs_steps': n_obs, 'cond_dim': 5, 'n_layer': 2,
                 'n_head': heads, 'n_emb': 16, 'causal_attn': causal, 'obs_as_cond': True}}
+
+
+def lowdim_unet(scheduler, n_obs, **net):
+    """Return the same of one with a U-Net."""
+    return {'_target_': POLICY + LOWDIM_UNET, 'horizon': 16, 'obs_dim': 5, 'action_dim': 3,
+            'n_action_steps': 8, 'n_obs_steps': n_obs, 'obs_as_local_cond': False,
+            'obs_as_global_cond': True, 'oa_step_convention': True, **scheduler, 'model': {
+                '_target_': 'diffusion_policy.model.diffusion.conditional_unet1d.'
+                            'ConditionalUnet1D', 'input_dim': 3, 'local_cond_dim': None,
+                'global_cond_dim': 5 * n_obs, 'diffusion_step_embed_dim': 16,
+                'down_dims': [16, 32], **net}}
 
 
 def image(obs, scheduler, encoder, **more):
@@ -92,6 +104,9 @@ CASES = {
     'lowdim_transformer_ddim': lowdim(TEN, 5, 3, False),
     'lowdim_transformer_sample': lowdim({'noise_scheduler': {**DDPM, 'prediction_type': 'sample'},
                                          'num_inference_steps': 100}, 5, 3, True),
+    'lowdim_unet_ddpm': lowdim_unet(HUNDRED, 2, kernel_size=5, cond_predict_scale=True),
+    'lowdim_unet_ddim': lowdim_unet(TEN, 3, kernel_size=5, n_groups=4, cond_predict_scale=True),
+    'lowdim_unet_untold': lowdim_unet(TEN, 2),
 }
 
 

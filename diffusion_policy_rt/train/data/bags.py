@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from diffusion_policy_rt.errors import DataError
-from diffusion_policy_rt.replay.bag_data import Wanted, is_bag, read_bag_rows
+from diffusion_policy_rt.replay.bag_data import BagRows, Wanted, is_bag
 from diffusion_policy_rt.spec import CameraSpec
 from diffusion_policy_rt.train.data.dataset import Dataset
+from diffusion_policy_rt.train.data.frames import Frames
 
 if TYPE_CHECKING:
     from diffusion_policy_rt.train.recipe import Recipe, VectorRecipe
@@ -29,10 +33,24 @@ def read_bag(path: Path, recipe: Recipe, actions: bool = True) -> Dataset:
                         'which a bag does not hold; use a recipe without `pretrain`')
     cameras = tuple(CameraSpec(name, c.height, c.width, 1, c.crop)
                     for name, c in recipe.cameras.items())
-    streams, ends = read_bag_rows(path, Wanted(
+    rows = BagRows(path, Wanted(
         cameras, recipe.state.names, recipe.action.names if actions else (), recipe.rate,
         topic_keys(recipe)))
-    return Dataset(streams, ends, recipe.rate, f'bag {path}', {name: name for name in streams})
+    streams = {**{camera.name: BagFrames(rows, camera) for camera in cameras}, **rows.streams}
+    return Dataset(streams, rows.ends, recipe.rate, f'bag {path}',
+                   {name: name for name in streams})
+
+
+class BagFrames(Frames):
+    """The images of one camera in a bag, which is read from its beginning each time."""
+
+    def __init__(self, rows: BagRows, camera: CameraSpec) -> None:
+        super().__init__(int(rows.ends[-1]), camera.height, camera.width)
+        self._rows, self._camera = rows, camera.name
+
+    def each(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the images of these rows."""
+        return self._rows.images(self._camera, rows)
 
 
 def _check_names(path: Path, name: str, vector: VectorRecipe) -> None:

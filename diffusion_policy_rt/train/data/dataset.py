@@ -1,11 +1,15 @@
-"""A demonstration data set in memory: streams of equal length, cut into episodes."""
+"""A demonstration data set: streams of equal length, cut into episodes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.train.data.frames import Blank, First, Frames, Joined
+
+Stream = np.ndarray | Frames
 
 
 @dataclass(frozen=True)
@@ -13,8 +17,9 @@ class Dataset:
     """Streams that share N rows, one row per control step.
 
     Attributes:
-        streams: stream name -> [N, ...]; an image stream is uint8 [N, H, W, 3] RGB, every
-            other stream is float32 [N, D] (or [N, ...]) in the units of the source.
+        streams: stream name -> [N, ...]; an image stream is uint8 [N, H, W, 3] RGB, as `Frames`
+            that are decoded when they are asked for; every other stream is an array float32
+            [N, D] (or [N, ...]) in the units of the source.
         episode_ends: int64 [E], exclusive end row of each episode; the last is N.
         rate_hz: rows per second where the source says, else None.
         source: format and path, for messages.
@@ -25,7 +30,7 @@ class Dataset:
             float that is not finite.
     """
 
-    streams: Mapping[str, np.ndarray]
+    streams: Mapping[str, Any]
     episode_ends: np.ndarray
     rate_hz: float | None
     source: str
@@ -51,7 +56,7 @@ class Dataset:
             yield slice(int(start), int(end))
 
     def first(self, n_episodes: int) -> 'Dataset':
-        """Return the first `n_episodes` episodes; the arrays are views, not copies.
+        """Return the first `n_episodes` episodes; nothing is copied.
 
         Raises:
             DataError: `n_episodes` is not within 1..E.
@@ -62,7 +67,8 @@ class Dataset:
                 f'{len(self.episode_ends)}; ask for 1 to {len(self.episode_ends)}'
             )
         ends = self.episode_ends[:n_episodes]
-        streams = {name: rows[: ends[-1]] for name, rows in self.streams.items()}
+        streams = {name: First(rows, int(ends[-1])) if isinstance(rows, Frames)
+                   else rows[: ends[-1]] for name, rows in self.streams.items()}
         return replace(self, streams=streams, episode_ends=ends)
 
     def _check_ends(self) -> None:
@@ -80,15 +86,15 @@ class Dataset:
                 'episode ends must start above 0 and increase'
             )
 
-    def _check_length(self, name: str, rows: np.ndarray) -> None:
+    def _check_length(self, name: str, rows: Stream) -> None:
         if len(rows) != self.episode_ends[-1]:
             raise DataError(
                 f"{self.source}: stream '{name}' has {len(rows)} rows, but the last episode "
                 f'ends at row {self.episode_ends[-1]}; write the data set again'
             )
 
-    def _check_finite(self, name: str, rows: np.ndarray) -> None:
-        if rows.dtype == np.uint8:
+    def _check_finite(self, name: str, rows: Stream) -> None:
+        if isinstance(rows, Frames) or rows.dtype == np.uint8:
             return
         finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
         if not finite.all():
@@ -114,7 +120,7 @@ def join(sets: Sequence[Dataset]) -> Dataset:
                    source=' + '.join(s.source for s in sets))
 
 
-def _joined(name: str, sets: Sequence[Dataset]) -> np.ndarray:
+def _joined(name: str, sets: Sequence[Dataset]) -> Stream:
     pattern = next(one for one in sets if name in one.streams)
     like = pattern.streams[name]
     for other in sets:
@@ -123,6 +129,9 @@ def _joined(name: str, sets: Sequence[Dataset]) -> np.ndarray:
             raise DataError(f"stream '{name}' has rows {list(like.shape[1:])} in "
                             f'{pattern.source} and {list(shape)} in {other.source}; they must be '
                             'equal')
+    if isinstance(like, Frames):
+        return Joined([one.streams[name] if name in one.streams
+                       else Blank(int(one.episode_ends[-1]), *like.shape[1:3]) for one in sets])
     return np.concatenate([
         one.streams[name] if name in one.streams
         else np.zeros((one.episode_ends[-1], *like.shape[1:]), like.dtype) for one in sets])

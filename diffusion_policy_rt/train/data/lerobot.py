@@ -9,9 +9,10 @@ import numpy as np
 
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.train.data.dataset import Dataset
+from diffusion_policy_rt.train.data.frames import Frames
 from diffusion_policy_rt.train.data.guard import reading, require
 from diffusion_policy_rt.train.data.lerobot_meta import Episode, Meta, read_meta
-from diffusion_policy_rt.train.data.lerobot_video import read_videos
+from diffusion_policy_rt.train.data.lerobot_video import VideoFrames
 from diffusion_policy_rt.train.data.streams import pick_keys, stack_blocks
 
 
@@ -30,11 +31,13 @@ def read_lerobot(root: Path, keys: Mapping[str, Sequence[str]]) -> Dataset:
     return Dataset(streams, ends, meta.fps, source, found)
 
 
-def _read_stream(meta: Meta, key: str) -> np.ndarray:
+def _read_stream(meta: Meta, key: str) -> np.ndarray | Frames:
     _check_no_depth(meta, key)
     if meta.is_video(key):
         times = (_to_array(t, meta, 'timestamp') for t in _columns(meta, 'timestamp'))
-        return read_videos(key, meta.episodes, times, meta.fps)
+        return VideoFrames(key, meta.episodes, times, meta.fps)
+    if meta.features[key]['dtype'] == 'image':
+        return TableFrames(meta, key)
     blocks = (_to_array(rows, meta, key) for rows in _columns(meta, key))
     return stack_blocks(f'{meta.root}, {key}', blocks, sum(e.length for e in meta.episodes))
 
@@ -48,45 +51,95 @@ def _check_no_depth(meta: Meta, key: str) -> None:
 
 def _columns(meta: Meta, key: str) -> Iterator[Any]:
     """Yield the arrow column `key` of each episode; each table is read once."""
+    for table, group in _tables(meta, key):
+        for episode, first in group:
+            yield table[key].slice(first, episode.length)
+
+
+def _tables(meta: Meta, *keys: str) -> Iterator[tuple[Any, Iterator[tuple[Episode, int]]]]:
+    """Yield columns of each table, with its episodes and the row that each begins at."""
     for path, group in groupby(meta.episodes, lambda episode: episode.table):
-        table = _read_table(path, key)
+        table = _read_table(path, *keys)
         indices = table['episode_index'].to_numpy()
-        for episode in group:
-            rows = np.flatnonzero(indices == episode.index)
-            _check_rows(episode, rows)
-            yield table[key].slice(int(rows[0]), episode.length)
+        yield table, ((episode, _first_row(episode, np.flatnonzero(indices == episode.index)))
+                      for episode in group)
 
 
-def _read_table(path: Path, key: str) -> Any:
+def _read_table(path: Path, *keys: str) -> Any:
+    with reading(path):
+        table = _open_table(path, *keys).read([*keys, 'episode_index'])
+    return table
+
+
+def _open_table(path: Path, *keys: str) -> Any:
     parquet = require('pyarrow.parquet')
     if not path.is_file():
         raise DataError(f'{path}: is missing; copy the data set again')
     with reading(path):
-        table = parquet.ParquetFile(path).read([key, 'episode_index'])
-    for column in (key, 'episode_index'):
-        if column not in table.column_names:
+        table = parquet.ParquetFile(path)
+    for column in (*keys, 'episode_index'):
+        if column not in table.schema_arrow.names:
             raise DataError(f"{path}: has no column '{column}'; copy the data set again")
     return table
 
 
-def _check_rows(episode: Episode, rows: np.ndarray) -> None:
+def _first_row(episode: Episode, rows: np.ndarray) -> int:
     contiguous = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
     if len(rows) != episode.length or not contiguous:
         raise DataError(
             f'{episode.table}: has {len(rows)} rows of episode {episode.index}, where meta/ says '
             f'{episode.length} in sequence; copy the data set again'
         )
+    return int(rows[0])
 
 
 def _to_array(column: Any, meta: Meta, key: str) -> np.ndarray:
     feature = meta.features[key]
     with reading(f'{meta.root}, {key}', cure='make all rows as the shape in meta/info.json says'):
-        if feature['dtype'] == 'image':
-            return np.stack([_decode_image(meta, key, cell) for cell in column.to_pylist()])
         values = column.combine_chunks()
         while hasattr(values.type, 'value_field'):
             values = values.flatten()
         return np.asarray(values).reshape(len(column), *feature['shape'])
+
+
+class TableFrames(Frames):
+    """Images that are embedded in the tables; row groups with wanted rows are read, no others."""
+
+    def __init__(self, meta: Meta, key: str) -> None:
+        """Find out where the rows are; DataError where the first image cannot be decoded."""
+        self._meta, self._key = meta, key
+        self._files = list(dict.fromkeys(episode.table for episode in meta.episodes))
+        number = {path: at for at, path in enumerate(self._files)}
+        self._file = np.concatenate([np.full(e.length, number[e.table]) for e in meta.episodes])
+        self._row = np.concatenate([first + np.arange(episode.length)
+                                    for _, group in _tables(meta) for episode, first in group])
+        for path in self._files:
+            _open_table(path, key)
+        super().__init__(len(self._row), *next(self._decoded(np.arange(1))).shape[:2])
+
+    def each(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the images of these rows."""
+        for row, image in zip(rows, self._decoded(rows)):
+            if image.shape != self.shape[1:]:
+                raise DataError(f'{self._meta.root}, {self._key}: row {row} has shape '
+                                f'{list(image.shape)}, the first {list(self.shape[1:])}; all rows '
+                                'must have one shape')
+            yield image
+
+    def _decoded(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        for number, group in groupby(rows, lambda row: self._file[row]):
+            cells = self._cells(self._files[number], self._row[list(group)])
+            yield from (_decode_image(self._meta, self._key, cell) for cell in cells)
+
+    def _cells(self, path: Path, rows: np.ndarray) -> Iterator[Any]:
+        with reading(path):
+            table = _open_table(path, self._key)
+            sizes = [table.metadata.row_group(g).num_rows for g in range(table.num_row_groups)]
+            starts = np.cumsum([0, *sizes])
+            for group, found in groupby(
+                    rows, lambda row: int(np.searchsorted(starts, row, 'right')) - 1):
+                column = table.read_row_group(group, [self._key])[self._key]
+                yield from (column[int(row - starts[group])].as_py() for row in found)
 
 
 def _decode_image(meta: Meta, key: str, cell: Mapping[str, Any]) -> np.ndarray:

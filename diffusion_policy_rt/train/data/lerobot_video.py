@@ -1,75 +1,85 @@
 """Decodes the video files of a LeRobot data set: one RGB frame for each table row."""
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.train.data.frames import Frames
 from diffusion_policy_rt.train.data.guard import reading, require
 from diffusion_policy_rt.train.data.lerobot_meta import Episode
 
+SEEK_S = 2.0
+"""Wanted frames further apart are sought from a key frame on; between others all are decoded."""
 
-def read_videos(
-    key: str, episodes: Sequence[Episode], times: Iterable[np.ndarray], fps: float
-) -> np.ndarray:
-    """Decode the frames of every row; each video file is decoded once, from its start.
 
-    Args:
-        key: video feature.
-        episodes: in the order of the rows.
-        times: time of each row of each episode, seconds from the start of that episode.
-        fps: rows per second.
+class VideoFrames(Frames):
+    """The frames of every row of a video feature."""
 
-    Returns:
-        uint8 [N, H, W, 3] RGB.
+    def __init__(self, key: str, episodes: Sequence[Episode], times: Iterable[np.ndarray],
+                 fps: float) -> None:
+        """Take the video feature, the episodes in the order of rows, and the rows per second.
 
-    Raises:
-        DataError: a file that is missing, damaged, or lacks the frame of a row.
-    """
-    clips = [
-        (e.clips[key].path, e.clips[key].start_s + t.astype(np.float64).ravel())
-        for e, t in zip(episodes, times, strict=True)
-    ]
-    out = np.empty((sum(len(t) for _, t in clips), *_frame_size(clips[0][0]), 3), np.uint8)
-    at = 0
-    for path, group in groupby(clips, lambda clip: clip[0]):
-        wanted = np.concatenate([t for _, t in group])
-        _decode_into(out[at : at + len(wanted)], path, wanted, 0.5 / fps)
-        at += len(wanted)
-    return out
+        `times` are those of each episode's rows, from its start [s]. DataError where a file is
+        missing, or the first one damaged.
+        """
+        clips = [e.clips[key] for e in episodes]
+        starts = [clip.start_s + t.astype(np.float64).ravel()
+                  for clip, t in zip(clips, times, strict=True)]
+        self._times = np.concatenate(starts)
+        self._paths = list(dict.fromkeys(clip.path for clip in clips))
+        number = {path: at for at, path in enumerate(self._paths)}
+        self._files = np.repeat([number[c.path] for c in clips], [len(t) for t in starts])
+        for path in self._paths:
+            _check_there(path)
+        self._tolerance_s = 0.5 / fps
+        super().__init__(len(self._times), *_frame_size(self._paths[0]))
+
+    def each(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the frames of these rows: decoded one after the other, or sought where far."""
+        files, times = self._files[rows], self._times[rows]
+        gaps = (np.diff(files) != 0) | (np.diff(times) < 0) | (np.diff(times) > SEEK_S)
+        for run in np.split(np.arange(len(rows)), np.flatnonzero(gaps) + 1):
+            if len(run):
+                yield from self._run(self._paths[files[run[0]]], times[run])
+
+    def _run(self, path: Path, wanted: np.ndarray) -> Iterator[np.ndarray]:
+        with reading(path, require('av').error.FFmpegError), _open(path) as video:
+            stream = video.streams.video[0]
+            before_s = wanted[0] - 4 * self._tolerance_s
+            if before_s > SEEK_S:
+                video.seek(int(before_s / stream.time_base), stream=stream)
+            for frame in self._nearest(path, video.decode(stream), wanted):
+                yield _to_rgb(frame, self.shape[1:], path)
+
+    def _nearest(self, path: Path, frames: Iterator[Any], wanted: np.ndarray) -> Iterator[Any]:
+        before, frame = None, next(frames, None)
+        for time_s in wanted:
+            while frame is not None and frame.time < time_s:
+                before, frame = frame, next(frames, None)
+            best = min((f for f in (before, frame) if f is not None),
+                       key=lambda f: abs(f.time - time_s), default=None)
+            if best is None or abs(best.time - time_s) >= self._tolerance_s:
+                raise DataError(f'{path}: lacks the frame of the row at {time_s:.3f} s; the video '
+                                'is cut short: copy the data set again')
+            yield best
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f'{path}: is missing; copy the data set again')
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise DataError(f'{path}: is missing; copy the data set again')
+    _check_there(path)
     return require('av').open(str(path))
 
 
 def _frame_size(path: Path) -> tuple[int, int]:
     with reading(path, require('av').error.FFmpegError), _open(path) as video:
         return video.streams.video[0].height, video.streams.video[0].width
-
-
-def _decode_into(out: np.ndarray, path: Path, wanted: np.ndarray, tolerance_s: float) -> None:
-    """Write into each row of `out` the frame nearest to its wanted time."""
-    order = np.argsort(wanted, kind='stable')
-    miss_s = np.full(len(wanted), np.inf)
-    with reading(path, require('av').error.FFmpegError), _open(path) as video:
-        for frame in video.decode(video=0):
-            row = order[_nearest(wanted[order], frame.time)]
-            distance = abs(wanted[row] - frame.time)
-            if distance < min(miss_s[row], tolerance_s):
-                out[row], miss_s[row] = _to_rgb(frame, out.shape[1:], path), distance
-    _check_found(path, wanted, miss_s)
-
-
-def _nearest(ascending: np.ndarray, value: float) -> int:
-    right = min(int(np.searchsorted(ascending, value)), len(ascending) - 1)
-    left = max(right - 1, 0)
-    return left if value - ascending[left] < ascending[right] - value else right
 
 
 def _to_rgb(frame: Any, shape: tuple[int, ...], path: Path) -> np.ndarray:
@@ -80,12 +90,3 @@ def _to_rgb(frame: Any, shape: tuple[int, ...], path: Path) -> np.ndarray:
             f'{shape[1]}x{shape[0]}; all must have one size'
         )
     return rgb
-
-
-def _check_found(path: Path, wanted: np.ndarray, miss_s: np.ndarray) -> None:
-    missing = np.isinf(miss_s)
-    if missing.any():
-        raise DataError(
-            f'{path}: lacks the frames of {missing.sum()} of {len(wanted)} rows, first at '
-            f'{wanted[missing].min():.3f} s; the video is cut short: copy the data set again'
-        )

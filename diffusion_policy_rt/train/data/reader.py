@@ -16,7 +16,7 @@ _ZARR_MARKS = ('.zgroup', 'zarr.json', 'meta/episode_ends')
 
 
 def read_dataset(path: str | Path, keys: Mapping[str, Sequence[str]]) -> Dataset:
-    """Read a demonstration data set into memory.
+    """Read a demonstration data set; its images stay in their files until they are asked for.
 
     Args:
         path: .npz file or folder of them, zarr replay buffer (folder or zip), or LeRobot
@@ -24,7 +24,8 @@ def read_dataset(path: str | Path, keys: Mapping[str, Sequence[str]]) -> Dataset
         keys: stream name -> its alternative keys in the source, in order of preference.
 
     Raises:
-        DataError: the path is no such data set, is damaged, or lacks a stream.
+        DataError: the path is no such data set, is damaged, or lacks a stream. An image that is
+            damaged is told when it is read.
     """
     path = Path(path).expanduser()
     if path.is_dir():

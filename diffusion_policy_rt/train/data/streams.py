@@ -29,6 +29,11 @@ def pick_keys(
     return {name: key for name, key in found.items() if key is not None}
 
 
+def is_image(shape: Sequence[int], dtype: np.dtype) -> bool:
+    """Whether rows [N, ...] of this type are images: bytes in four axes, or three channels."""
+    return len(shape) == 4 and (shape[-1] == 3 or dtype == np.uint8)
+
+
 def stack_blocks(name: str, blocks: Iterable[np.ndarray], n_rows: int) -> np.ndarray:
     """Join blocks of rows into one stream, converting each so that memory peaks low.
 
@@ -38,11 +43,10 @@ def stack_blocks(name: str, blocks: Iterable[np.ndarray], n_rows: int) -> np.nda
         n_rows: total rows of all blocks.
 
     Returns:
-        uint8 [n_rows, H, W, 3] when the blocks are images, else float32 [n_rows, ...] with at
-        least two axes.
+        float32 [n_rows, ...] with at least two axes.
 
     Raises:
-        DataError: blocks that are not numbers, differ in shape, or are not RGB images.
+        DataError: blocks that are not numbers, or differ in shape.
     """
     out, at = np.empty(0), 0
     for block in (to_stream(name, raw) for raw in blocks):
@@ -77,15 +81,20 @@ def to_stream(name: str, block: np.ndarray) -> np.ndarray:
     """
     if block.dtype.kind not in 'fiub':
         raise DataError(f'{name}: holds {block.dtype} where numbers are needed; use another key')
-    if block.ndim == 4 and (block.shape[-1] == 3 or block.dtype == np.uint8):
+    if is_image(block.shape, block.dtype):
         return _to_image(name, block)
     columns = block[:, np.newaxis] if block.ndim == 1 else block
     return columns.astype(np.float32, copy=False)
 
 
+def check_channels(name: str, shape: Sequence[int]) -> None:
+    """Refuse images [N, H, W, C] that are not RGB."""
+    if shape[-1] != 3:
+        raise DataError(f'{name}: images have shape {list(shape[1:])}; store [H, W, 3] RGB')
+
+
 def _to_image(name: str, block: np.ndarray) -> np.ndarray:
-    if block.shape[-1] != 3:
-        raise DataError(f'{name}: images have shape {list(block.shape[1:])}; store [H, W, 3] RGB')
+    check_channels(name, block.shape)
     with np.errstate(invalid='ignore'):
         image = block.astype(np.uint8, copy=False)
     if block.dtype != np.uint8 and not np.array_equal(image, block):

@@ -10,8 +10,10 @@ import numpy as np
 
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.train.data.dataset import Dataset
+from diffusion_policy_rt.train.data.frames import Frames
 from diffusion_policy_rt.train.data.guard import reading, require
-from diffusion_policy_rt.train.data.streams import as_ends, pick_keys, stack_blocks
+from diffusion_policy_rt.train.data.streams import (
+    as_ends, check_channels, is_image, pick_keys, stack_blocks, to_stream)
 
 # Rows decoded at a time: enough to hide the cost of a call, little beside the whole stream.
 BLOCK_ROWS = 256
@@ -65,14 +67,39 @@ def _array(path: Path, root: Any, key: str) -> Any:
     return array
 
 
-def _read_stream(path: Path, root: Any, key: str) -> np.ndarray:
+def _read_stream(path: Path, root: Any, key: str) -> np.ndarray | Frames:
     array = _array(path, root, key)
-    return stack_blocks(f'{path}, {key}', _blocks(path, array, key), array.shape[0])
+    if is_image(array.shape, array.dtype):
+        check_channels(f'{path}, {key}', array.shape)
+        return ZarrFrames(path, key, array.shape)
+    starts = range(0, array.shape[0], _step(array))
+    return stack_blocks(f'{path}, {key}', (_block(path, array, key, start) for start in starts),
+                        array.shape[0])
 
 
-def _blocks(path: Path, array: Any, key: str) -> Iterator[np.ndarray]:
-    step = array.chunks[0] * -(-BLOCK_ROWS // array.chunks[0])
-    for start in range(0, array.shape[0], step):
-        with reading(f'{path}, {key}', cure=CURE):
-            block = np.asarray(array[start : start + step])
-        yield block
+def _step(array: Any) -> int:
+    return int(array.chunks[0] * -(-BLOCK_ROWS // array.chunks[0]))
+
+
+def _block(path: Path, array: Any, key: str, start: int) -> np.ndarray:
+    with reading(f'{path}, {key}', cure=CURE):
+        return np.asarray(array[start : start + _step(array)])
+
+
+class ZarrFrames(Frames):
+    """Images of a zarr array; the blocks that hold wanted rows are read, and no others."""
+
+    def __init__(self, path: Path, key: str, shape: Sequence[int]) -> None:
+        super().__init__(*shape[:3])
+        self._path, self._key = path, key
+
+    def each(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the images of these rows."""
+        name = f'{self._path}, {self._key}'
+        with reading(name, cure=CURE), _opened(self._path) as root:
+            array = root[self._key]
+            step = _step(array)
+            for start in np.unique(rows // step) * step:
+                block = _block(self._path, array, self._key, int(start))
+                within = rows[(rows >= start) & (rows < start + step)] - start
+                yield from (to_stream(name, block[row:row + 1])[0] for row in within)

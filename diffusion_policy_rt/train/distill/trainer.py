@@ -14,7 +14,8 @@ from diffusion_policy_rt.train.distill.networks import Loss
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.recipe import Optimisation
 from diffusion_policy_rt.train.shards import Network
-from diffusion_policy_rt.train.trainer import Referee, Trainer
+from diffusion_policy_rt.train.history import Referee
+from diffusion_policy_rt.train.trainer import Trainer
 
 
 class Task(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.files import whole_file
+from diffusion_policy_rt.replay.evaluate import in_processes
 from diffusion_policy_rt.sim.block import keypoints
 from diffusion_policy_rt.sim.pusht import MAX_STEPS, SUCCESS, PushT
 from diffusion_policy_rt.sim.tasks import PUSHT
@@ -186,9 +186,7 @@ def _work(seed: int) -> Shown:
 
 def collect(what: Collecting, seeds: Iterable[int], workers: int) -> Iterator[Shown]:
     """Yield the episodes of `seeds` in order, run in `workers` processes."""
-    # spawned, not forked: torch, SDL and GL hold threads
-    with multiprocessing.get_context('spawn').Pool(workers, _prepare, (what,)) as pool:
-        yield from pool.imap(_work, seeds)
+    yield from in_processes(_prepare, what, _work, seeds, workers)
 
 
 def write_dataset(path: Path, demonstrations: Sequence[Shown]) -> None:

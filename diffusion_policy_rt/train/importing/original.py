@@ -87,10 +87,13 @@ def _then(first: Affine, second: Affine) -> Affine:
 
 
 def _unet(policy: Mapping[str, Any]) -> dict[str, Any]:
-    return {'kind': 'unet', 'down_dims': list(policy.get('down_dims', (256, 512, 1024))),
-            'kernel_size': policy.get('kernel_size', 5), 'groups': policy.get('n_groups', 8),
-            'final_groups': 8, 'step_dim': policy.get('diffusion_step_embed_dim', 256),
-            'film_scale': policy.get('cond_predict_scale', True)}
+    alone = {'kernel_size': 3, 'cond_predict_scale': False}
+    mixed = {'kernel_size': 5, 'cond_predict_scale': True}
+    net = {**alone, **policy['model']} if 'model' in policy else {**mixed, **policy}
+    return {'kind': 'unet', 'down_dims': list(net.get('down_dims', (256, 512, 1024))),
+            'kernel_size': net['kernel_size'], 'groups': net.get('n_groups', 8),
+            'final_groups': 8, 'step_dim': net.get('diffusion_step_embed_dim', 256),
+            'film_scale': net['cond_predict_scale']}
 
 
 def _transformer(policy: Mapping[str, Any]) -> dict[str, Any]:

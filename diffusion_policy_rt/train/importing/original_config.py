@@ -19,15 +19,20 @@ class Kind(NamedTuple):
     """`hybrid` (robomimic's encoders), `image` (torchvision's) or `vector`."""
     denoiser: str
     """`unet` or `transformer`."""
+    untold: Mapping[str, Any] = {}
+    """What its class takes for options that a configuration leaves out, where others differ."""
 
 
 KINDS = {
     'DiffusionUnetHybridImagePolicy': Kind('hybrid', 'unet'),
     'DiffusionUnetImagePolicy': Kind('image', 'unet'),
+    'DiffusionUnetLowdimPolicy': Kind('vector', 'unet', {
+        'obs_as_global_cond': False, 'oa_step_convention': False}),
     'DiffusionTransformerHybridImagePolicy': Kind('hybrid', 'transformer'),
-    'DiffusionTransformerLowdimPolicy': Kind('vector', 'transformer')}
+    'DiffusionTransformerLowdimPolicy': Kind('vector', 'transformer', {'obs_as_cond': False})}
 ACCEPTED: Mapping[str, tuple[Any, ...]] = {
-    'obs_as_global_cond': (True,), 'obs_as_cond': (True,), 'time_as_cond': (True,),
+    'obs_as_local_cond': (False,), 'obs_as_global_cond': (True,), 'oa_step_convention': (True,),
+    'obs_as_cond': (True,), 'time_as_cond': (True,),
     'n_cond_layers': (0,), 'pred_action_steps_only': (False,),
     'variance_type': ('fixed_small', 'fixed_small_log'), 'set_alpha_to_one': (True,),
     'steps_offset': (0,), 'trained_betas': (None,), 'thresholding': (False,),
@@ -64,10 +69,10 @@ def kind_of(policy: Mapping[str, Any], path: Path) -> Kind:
     if name not in KINDS:
         raise BundleError(f'{path}: a policy of type {name} cannot be imported; of the original '
                           f'code {", ".join(KINDS)} can')
-    alone = {'obs_as_cond': False} if KINDS[name].sees == 'vector' else {}
-    for part in ({**alone, **policy}, policy.get('model', {}), policy['noise_scheduler']):
+    kind = KINDS[name]
+    for part in ({**kind.untold, **policy}, policy.get('model', {}), policy['noise_scheduler']):
         check(part, path)
-    return KINDS[name]
+    return kind
 
 
 def check(part: Mapping[str, Any], path: Path) -> None:

@@ -45,5 +45,7 @@ def read_observations(bundle: Bundle, recipe: Recipe, paths: Sequence[str], coun
                         f'{count} asked for; ask for fewer')
     rows = np.random.default_rng(seed).choice(len(windows.observed), count, replace=False)
     states = columns(data, 'state', recipe.state).astype(np.float32)
-    return [{**{c.name: data.streams[c.name][observed] for c in spec.cameras},
-             'state': states[observed]} for observed in windows.observed[rows]]
+    observed = windows.observed[rows]
+    seen = {**{c.name: data.streams[c.name][observed] for c in spec.cameras},
+            'state': states[observed]}
+    return [{name: values[number] for name, values in seen.items()} for number in range(count)]
