@@ -140,6 +140,23 @@ def test_topics_are_named_by_the_recipe_s_keys(data, tmp_path):
     same(rows(path, named), rows(data))
 
 
+def test_a_gripper_s_own_commands_are_part_of_the_action(data, tmp_path):
+    made, whole = [], rows(data)
+    for topic, kind, at, message in found(data):
+        made.append((topic, kind, at, message))
+        if topic == bags.ACTION:
+            claw, both = copy.deepcopy(message), message.points[0].positions
+            message.joint_names, message.points[0].positions = ['x'], both[:1]
+            claw.joint_names, claw.points[0].positions = ['y'], both[1:]
+            made.append(('/policy/gripper_action', kind, at + MS, claw))
+    same(rows(bags.write(tmp_path / 'bag', made)), whole)
+    rare = [m for k, m in enumerate(made) if m[0] != '/policy/gripper_action' or k % 40 == 3]
+    read = rows(bags.write(tmp_path / 'rare', rare))  # each stands until the next
+    y = read.streams['action'][:, 1]
+    assert len(y) == 80 and set(y) <= set(whole.streams['action'][:, 1]) and len(set(y)) == 8
+    np.testing.assert_array_equal(read.streams['action'][:, 0], whole.streams['action'][:, 0])
+
+
 @pytest.mark.parametrize('change, why', [
     ({'pretrain': {'keys': ['keypoint'], 'epochs': 1, 'batch_size': 1, 'learning_rate': 1.0}},
      'a recipe without `pretrain`'),

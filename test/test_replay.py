@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay.action_parts import split
 from diffusion_policy_rt.replay.charge import Charge, modelled, recorded
-from diffusion_policy_rt.replay.drive import Conditions, Replay, Watchers
+from diffusion_policy_rt.replay.conditions import Conditions, Watchers
+from diffusion_policy_rt.replay.drive import Replay
 from diffusion_policy_rt.replay.faults import Arrival, Fault
 from diffusion_policy_rt.replay.mapping import Inputs, map_topics, parse
 from diffusion_policy_rt.replay.measures import figures

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.replay.again import run_again
 from diffusion_policy_rt.replay.charge import modelled
-from diffusion_policy_rt.replay.drive import Conditions, Replay, Watchers
+from diffusion_policy_rt.replay.conditions import Conditions, Watchers
+from diffusion_policy_rt.replay.drive import Replay
 from diffusion_policy_rt.replay.mapping import Inputs, map_topics
 from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.session import Wish, recorded_run

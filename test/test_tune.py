@@ -9,6 +9,7 @@ from fakes import make_loop
 from diffusion_policy_rt.cli.main import main
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.replay.ladder_page import write_ladder
 from diffusion_policy_rt.replay.tune import Aim, Tuner, advice, ladder, plan_times
 
 pytest.importorskip('onnxruntime', reason='the shipped policy runs on ONNX Runtime')
@@ -100,3 +101,23 @@ def test_a_deadline_that_cannot_be_met_ends_with_the_advice(tmp_path, capsys):
     result = json.loads((tmp_path / 'r.json').read_text())
     assert result['chosen'] is None and result['bundle'] is None
     assert len(result['ladder']) == 2 and not Path(tmp_path / 'bundle').exists()
+
+
+def test_the_quality_of_what_is_too_slow_is_measured_unless_it_is_skipped(tmp_path):
+    seen = []
+
+    def quality(stage):
+        seen.append(stage.label)
+        return 0.9
+
+    for skip, count in ((False, 4), (True, 2)):
+        seen.clear()
+        rows = Timed(tmp_path, 'onnxruntime', 1, 20, quality, skip).climb(
+            ladder('pusht_teacher', 0, ['pusht_teacher'], ['pusht']), Aim(0.012))
+        assert rows[-1]['meets'] and len(rows) == 4 and len(seen) == count
+        assert [row['quality'] is None for row in rows] == [False, skip, skip, False]
+    assert seen == ['as it is', 'distilled (pusht), 8 steps']
+    write_ladder(tmp_path, {'ladder': rows, 'deadline_s': 0.012, 'p99_most_s': 0.01,
+                            'quality_is': 'score', 'episodes': None, 'advice': 'A.',
+                            'provenance': {'command': 'dprt tune', 'git': 'c'}})
+    assert (tmp_path / 'ladder.md').read_text().count('| - |') == 2

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffusion_policy_rt.cli.common import (
     add_policy, extra, names, natural, positive, provenance, table, write_json)
@@ -16,7 +15,7 @@ from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.text import parse_seconds
 
 if TYPE_CHECKING:
-    from diffusion_policy_rt.replay.tune import Stage
+    from diffusion_policy_rt.replay.tune_quality import BagError, Score
 
 HELP = 'Find the cheapest stack of quantization, caching and distillation that meets a deadline.'
 FIRST_SEED = 300_000
@@ -37,10 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'them when it is their turn (default: --bag); may be repeated')
     parser.add_argument('--recipe', default='', metavar='R',
                         help='recipe that names the streams of the data (default: the bundle\'s)')
-    parser.add_argument('--method', choices=NAMES, default='onedp-s',
-                        help='how it is distilled (default onedp-s)')
+    parser.add_argument('--method', choices=NAMES, default='consistency',
+                        help='how it is distilled (default consistency, as the shipped student)')
     parser.add_argument('--distill-recipe', default='', metavar='R',
                         help='as --recipe of dprt distill (default config/recipes/distill_METHOD)')
+    parser.add_argument('--epochs', type=natural, default=0, metavar='N',
+                        help='passes over the data to distil (default: the recipe\'s)')
     parser.add_argument('--observations', type=positive, default=128, metavar='N',
                         help='observations to quantize under (default 128)')
     parser.add_argument('--quantized', action='append', default=[], metavar='P',
@@ -55,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='as of dprt replay')
     parser.add_argument('--episodes', type=positive, default=20, metavar='N',
                         help='Push-T episodes per stage (default 20)')
+    parser.add_argument('--skip-slow', action='store_true',
+                        help='measure no quality of stages that are too slow, but the first')
     parser.add_argument('--repeats', type=positive, default=300, metavar='N',
                         help='plans timed per stage (default 300)')
     parser.add_argument('--margin', type=float, default=0.1, metavar='M',
@@ -70,21 +73,29 @@ def run(args: argparse.Namespace) -> None:
     """Climb the ladder; write the bundle, the table and the picture."""
     with extra('tune', 'demo'):
         from diffusion_policy_rt.replay.ladder_page import write_ladder
-        from diffusion_policy_rt.replay.tune import Aim, Tuner, advice, deliver, ladder
+        from diffusion_policy_rt.replay.tune import (
+            Aim, Stage, Tuner, advice, deliver, ladder)
 
     out = Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     aim = Aim(parse_seconds(args.deadline), args.margin, args.quality_drop, not args.bag)
-    tuner = Tuner(out / 'kept', args.engine, args.threads, args.repeats, quality(args, out))
+    worth = quality(args, out)
+    tuner = Tuner(out / 'kept', args.engine, args.threads, args.repeats, worth,
+                  args.skip_slow)
     made = Makers(args, out / 'made')
     rows = tuner.climb(ladder(args.policy, args.steps, made.quantized(), made.distilled(),
                               made.again), aim)
+    for row in rows:
+        if row['quality'] is not None:
+            row |= worth.beside(Stage.of(row), Stage.of(rows[0]))
     chosen = rows[-1] if rows[-1]['meets'] else None
     bundle = deliver(chosen, out / 'bundle', aim).folder if chosen else None
     result = {'ladder': rows, 'chosen': chosen and chosen['stage'],
               'bundle': bundle and str(bundle), 'deadline_s': aim.deadline_s,
+              'p99_most_s': aim.p99_most_s,
               'quality_is': 'action_rmse' if args.bag else 'mean_max_coverage',
-              'advice': advice(rows, aim), 'left_out': made.left_out,
+              'episodes': None if args.bag else args.episodes,
+              'advice': ' '.join([advice(rows, aim), *made.told]), 'left_out': made.left_out,
               'provenance': provenance()}
     print(table([{key: row[key] for key in COLUMNS} for row in rows]))
     write_ladder(out, result)
@@ -94,40 +105,15 @@ def run(args: argparse.Namespace) -> None:
     print(f'{result["advice"]} Bundle: {bundle}')
 
 
-def quality(args: argparse.Namespace, out: Path) -> Callable[[Stage], float]:
+def quality(args: argparse.Namespace, out: Path) -> Score | BagError:
     """Return what measures a stage's quality: in closed loop, or against a bag's actions."""
-    return _error(args) if args.bag else _score(args, out)
-
-
-def _score(args: argparse.Namespace, out: Path) -> Callable[[Stage], float]:
     from diffusion_policy_rt.cli.table import watch
-    from diffusion_policy_rt.replay.rows import Row
-    from diffusion_policy_rt.replay.tabulate import Tabulation, prepare
+    from diffusion_policy_rt.replay.session import Wish
+    from diffusion_policy_rt.replay.tabulate import Tabulation
+    from diffusion_policy_rt.replay.tune_quality import BagError, Score
 
+    if args.bag:
+        return BagError(Wish(Path(args.bag), out, threads=args.threads, maps=args.map,
+                             write_bag=False, gripper=args.gripper), args.engine)
     tabulation = Tabulation(out / 'kept', max(1, args.workers), watch)
-    seeds = range(args.seed, args.seed + args.episodes)
-
-    def score(stage: Stage) -> float:
-        row = Row(label=stage.label, policy=stage.policy, steps=stage.steps)
-        outcomes = tabulation.episodes(prepare(row, args.engine, None), seeds)
-        return sum(one['max_coverage'] for one in outcomes) / len(outcomes)
-
-    return score
-
-
-def _error(args: argparse.Namespace) -> Callable[[Stage], float]:
-    import tempfile
-
-    from diffusion_policy_rt.replay.session import Wish, replay_one
-
-    def error(stage: Stage) -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            wish = Wish(Path(args.bag), Path(folder), steps=stage.steps, threads=args.threads,
-                        maps=args.map, write_bag=False, gripper=args.gripper)
-            found: Any = replay_one(stage.policy, args.engine, '', wish).result['action_rmse']
-        if found is None:
-            raise DprtError(f'{args.bag} has no actions to compare with; name their topic by '
-                            '--map action=TOPIC')
-        return float(found)
-
-    return error
+    return Score(tabulation, args.engine, range(args.seed, args.seed + args.episodes))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffusion_policy_rt.engines.bundle import MANIFEST, read_bundle
 from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.replay.tune import QUANTIZED, STUDENT
 
 
 class Makers:
@@ -24,6 +25,11 @@ class Makers:
         self._data = [str(Path(path).resolve()) for path in args.data or [args.bag] if path]
         self.left_out: list[str] = []
         """Why a stage was left out."""
+
+    @property
+    def told(self) -> list[str]:
+        """What was left out, a sentence each."""
+        return [f'Left out: {reason}.' for reason in self.left_out]
 
     def quantized(self) -> Iterator[str]:
         """Yield the quantized bundles: those that were given, else one that is made."""
@@ -42,7 +48,7 @@ class Makers:
         options = ['--observations', str(args.observations), '--seed', str(args.seed)]
         if args.recipe:
             options += ['--recipe', args.recipe]
-        out = self._place('quantized', policy, options)
+        out = self._place(QUANTIZED, policy, options)
         # what its quality is worth is measured by the ladder itself
         yield from self._make(out, out, ['quantize', '--policy', policy, '--threads',
                                          str(args.threads), '--episodes', '0', '--override',
@@ -53,7 +59,9 @@ class Makers:
         options = ['--method', args.method, '--seed', str(args.seed)]
         if args.distill_recipe:
             options += ['--recipe', args.distill_recipe]
-        out = self._place('student', policy, options)
+        if args.epochs:
+            options += ['--epochs', str(args.epochs)]
+        out = self._place(STUDENT, policy, options)
         yield from self._make(out, out / 'bundle', ['distill', '--teacher', policy, '--threads',
                                                     str(args.threads), *options])
 

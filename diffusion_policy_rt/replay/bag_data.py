@@ -12,10 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from diffusion_policy_rt.errors import DataError, DprtError
+from diffusion_policy_rt.replay.action_parts import Part, split
 from diffusion_policy_rt.replay.bag_rows import Readers, Row, RowMaker
 from diffusion_policy_rt.replay.events import ACTION
 from diffusion_policy_rt.replay.mapping import Inputs, Sources, map_topics
-from diffusion_policy_rt.replay.recorded import READERS
 from diffusion_policy_rt.replay.recording import Recording
 from diffusion_policy_rt.replay.streams import STATE
 from diffusion_policy_rt.ros.bag import Bag
@@ -89,9 +89,11 @@ class BagRows:
             sources = self._sources(bag)
             for name, found in self._found.items():
                 found.begin(chosen.get(name, set()) if chosen else None)
-            maker = RowMaker(_readers(self._wanted, sources, self._found), self._wanted.rate)
+            parts = split(bag, sources, self._wanted.action) if self._wanted.action else {}
+            maker = RowMaker(_readers(self._wanted, sources, self._found, parts),
+                             self._wanted.rate)
             number = -1
-            for number, row in maker.rows(_arrivals(bag, sources, self._wanted, shown)):
+            for number, row in maker.rows(_arrivals(bag, sources, self._wanted, parts, shown)):
                 yield number, row
         if shown and bag.damage:
             tqdm.write(f'{bag.damage}; read to its last good message')
@@ -139,27 +141,24 @@ class Found:
         return decode() if self._chosen and self.asked in self._chosen else np.zeros(0, np.uint8)
 
 
-def _arrivals(bag: Bag, sources: Sources, wanted: Wanted, shown: bool) -> Any:
+def _arrivals(bag: Bag, sources: Sources, wanted: Wanted, parts: Mapping[str, Part],
+              shown: bool) -> Any:
     recording = Recording(bag, sources, 0.5 / wanted.rate)
     total = sum(topic.messages for topic in bag.topics if topic.name in sources.topics)
     with tqdm(total=total or None, unit='message', desc=bag.path.name, disable=not shown) as bar:
         for arrival in recording.arrivals(bar.update):
-            if arrival.stream == ACTION and wanted.action:
-                reader = READERS[sources.types[sources.action]]
-                if recording.is_hold(arrival.at_ns, reader(wanted.action, arrival.data),
-                                     range(len(wanted.action))):
-                    continue
+            part = parts.get(arrival.stream)
+            if part is not None and recording.is_hold(
+                    arrival.at_ns, part.read(arrival.data), part.columns):
+                continue
             yield arrival
 
 
-def _readers(wanted: Wanted, sources: Sources, found: Mapping[str, Found]) -> Readers:
+def _readers(wanted: Wanted, sources: Sources, found: Mapping[str, Found],
+             parts: dict[str, Part]) -> Readers:
     def image(camera: CameraSpec, transport: str, msg: Any, at_ns: int) -> np.ndarray:
         return found[camera.name].read(
             lambda: fit(TO_FRAME[transport](camera, msg, at_ns).decode(), camera))
 
-    def action(msg: Any, at_ns: int) -> np.ndarray:
-        return READERS[sources.types[sources.action]](wanted.action, msg)
-
     return Readers({c: partial(image, c, sources.cameras[c.name][1]) for c in wanted.cameras},
-                   lambda msg, at_ns: joint_state_to_values(wanted.state, msg),
-                   action if wanted.action else None)
+                   lambda msg, at_ns: joint_state_to_values(wanted.state, msg), parts)

@@ -35,7 +35,9 @@ def write_page(path: Path, runs: Sequence[Replayed]) -> None:
 
 def title(runs: Sequence[Replayed]) -> str:
     """Return what the page is of."""
-    return f'Replay of {html.escape(Path(runs[0].result["input"]).name)}'
+    path = Path(runs[0].result['input'])
+    name = f'{path.parent.name}/bag' if path.name == 'bag' else path.name  # as `dprt demo` has it
+    return f'Replay of {html.escape(name)}'
 
 
 def head(runs: Sequence[Replayed]) -> str:

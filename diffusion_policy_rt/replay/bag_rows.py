@@ -2,7 +2,8 @@
 
     images    the newest of each camera at the row's instant (as-of)
     state     the one nearest to the newest image's stamp, as the loop observes it
-    action    the one recorded nearest to that stamp, at most half a period away
+    action    the one recorded nearest to that stamp, at most half a period away; where a gripper's
+              is recorded apart, beside it the nearest of its commands, or the one that stands
 
 Instants lie a quarter of a period after the phase of an episode's first image, so that its jitter
 does not skip images; where no image is new the instant takes the stamp's place. Without cameras
@@ -15,14 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffusion_policy_rt.errors import DataError, DprtError
+from diffusion_policy_rt.replay.action_parts import Part
 from diffusion_policy_rt.replay.events import ACTION, EVENT
 from diffusion_policy_rt.replay.faults import Arrival
-from diffusion_policy_rt.replay.lookup import LATE_NS, Lookup, Read
+from diffusion_policy_rt.replay.lookup import LATE_NS, Lookup, Read, Standing
 from diffusion_policy_rt.replay.streams import STATE, stamped
 from diffusion_policy_rt.spec import CameraSpec
 
@@ -37,11 +40,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Readers:
-    """How the messages of each stream are read; without `action` rows have an empty one."""
+    """How the messages of each stream are read."""
 
     images: dict[CameraSpec, Read]
     state: Read
-    action: Read | None
+    actions: dict[str, Part]
+    """By stream; without any rows have an empty action."""
 
 
 class RowMaker:
@@ -50,10 +54,11 @@ class RowMaker:
     def __init__(self, readers: Readers, rate: float) -> None:
         self._cameras = {c: Lookup(read) for c, read in readers.images.items()}
         self._state = Lookup(readers.state)
-        self._action = Lookup(readers.action) if readers.action else None
-        self._streams = {STATE: self._state, **{c.name: s for c, s in self._cameras.items()}}
-        if self._action is not None:
-            self._streams[ACTION] = self._action
+        self._parts = readers.actions
+        self._actions = {stream: (Lookup if stream == ACTION else Standing)(
+            partial(_values, part)) for stream, part in self._parts.items()}
+        self._streams = {STATE: self._state, **self._actions,
+                         **{c.name: s for c, s in self._cameras.items()}}
         self._first = next((camera.name for camera in readers.images), STATE)
         self._period = round(1e9 / rate)
         self._next: int | None = None
@@ -126,13 +131,27 @@ class RowMaker:
         stamp = newest if newest != self._seen else instant_ns - self._period // 4
         new, self._seen = newest != self._seen, newest
         state = self._state.value(_need(self._state.nearest(stamp, LATE_NS), 'a state'))
-        if self._action is None:
+        if not self._parts:
             _need(0 if new else None, 'an image that is new')
             return Row(images, state, np.zeros(0))
-        at = _need(self._action.nearest(stamp, self._period // 2), 'an action')
-        _need(at if self._action.stamp(at) > self._acted else None, 'an action of its own')
-        self._acted = self._action.stamp(at)
-        return Row(images, state, self._action.value(at))
+        return Row(images, state, self._action(stamp))
+
+    def _action(self, stamp: int) -> np.ndarray:
+        """Return the action [A] of a row, which is no other row's."""
+        found = {stream: _need(lookup.nearest(stamp, self._period // 2), f'an {stream}'
+                               if stream == ACTION else f'a {stream}')
+                 for stream, lookup in self._actions.items()}
+        at = self._actions[ACTION].stamp(found[ACTION])
+        _need(at if at > self._acted else None, 'an action of its own')
+        self._acted = at
+        action = np.empty(sum(len(part.columns) for part in self._parts.values()))
+        for stream, part in self._parts.items():
+            action[list(part.columns)] = self._actions[stream].value(found[stream])
+        return action
+
+
+def _values(part: Part, msg: Any, at_ns: int) -> np.ndarray:
+    return part.read(msg)
 
 
 def _need(found: int | None, what: str) -> int:

@@ -14,7 +14,8 @@ from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.replay.action_parts import split
 from diffusion_policy_rt.replay.charge import modelled
-from diffusion_policy_rt.replay.drive import Conditions, Replay
+from diffusion_policy_rt.replay.conditions import Conditions
+from diffusion_policy_rt.replay.drive import Replay
 from diffusion_policy_rt.replay.mapping import Inputs, map_topics
 from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.session import Wish, settings_for

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from diffusion_policy_rt.errors import DprtError
-from diffusion_policy_rt.replay.action_parts import Part
 from diffusion_policy_rt.replay.again import LoopAgain
-from diffusion_policy_rt.replay.charge import Charge
+from diffusion_policy_rt.replay.aligned import AlignedDriver, Prompt
+from diffusion_policy_rt.replay.conditions import Conditions, Outcome, Watchers
 from diffusion_policy_rt.replay.events import ACTION, ASKED, EVENT, GRIPPER, REARM, begins
-from diffusion_policy_rt.replay.faults import Arrival, Fault, Faults
+from diffusion_policy_rt.replay.faults import Arrival, Faults
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.recording import Recording
 from diffusion_policy_rt.replay.streams import (
@@ -27,70 +25,14 @@ from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.ros.complaints import Complaints
 from diffusion_policy_rt.ros.events import PLAN, RESET, STOP, Event as NodeEvent, driver_event
 from diffusion_policy_rt.ros.intake import Intake
-from diffusion_policy_rt.runtime.arrivals import Arrivals
-from diffusion_policy_rt.runtime.caches import CacheRules
-from diffusion_policy_rt.runtime.driver import Driver
-from diffusion_policy_rt.runtime.frame import Frame
-from diffusion_policy_rt.runtime.guard import StreamRule
-from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
 from diffusion_policy_rt.runtime.plan import Fate
-from diffusion_policy_rt.runtime.settings import LoopSettings
-from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Tick
 from diffusion_policy_rt.spec import PolicySpec
 
 SILENCE_NS = 10_000_000_000
 """Silence of all streams after which a replay begins anew instead of ticking through it [ns]."""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """How a bag is replayed."""
-
-    settings: LoopSettings
-    charge: Charge
-    seed: int = 0
-    faults: tuple[Fault, ...] = ()
-    velocity: bool = False
-    """Whether actions are velocities."""
-    limits: Limits | None = None
-    rules: Mapping[str, StreamRule] | None = None
-    caches: CacheRules | None = None
-    digest: str = ''
-    """Of the policy: a recording of its own run is done again plan by plan."""
-    parts: Mapping[str, Part] = field(default_factory=dict)
-    """What the streams of recorded actions tell of them; nothing where there are none."""
-    fated: bool = False
-    """Whether the plans of such a run are ended when they ended there, instead of charged."""
-
-
-@dataclass
-class Watchers:
-    """What is told while a replay runs; each may do nothing."""
-
-    message: Callable[[int], None] = lambda ticks: None
-    """A message of the bag was read; told the ticks so far."""
-    frame: Callable[[Frame], None] = lambda frame: None
-    """The policy took in a frame."""
-    tick: Callable[[int, int, np.ndarray, Tick], None] = lambda due, now, actions, tick: None
-    """A tick due at .. published [K, A] at ..."""
-    event: Callable[[int, NodeEvent], None] = lambda now, event: None
-    """At .. the node would have told this of its run."""
-
-
-@dataclass
-class Outcome:
-    """What a replay says beside its trace."""
-
-    sha256: str = ''
-    counts: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)
-    """Why there was no plan -> how many ticks."""
-    restarts: int = 0
 
 
 class Replay:
@@ -128,8 +70,10 @@ class Replay:
         if told.fated:
             self.loop.fate_at = told.fate_at
         arrivals = told.arrivals(lambda: self._watchers.message(self._trail.ticks))
-        faults = Faults(how.faults, how.seed, streams)
-        parts = segments(faults.bend(together(arrivals)), SILENCE_NS, begins)
+        coming = together(arrivals)
+        if how.faults:
+            coming = Faults(how.faults, how.seed, streams).bend(coming)
+        parts = segments(coming, SILENCE_NS, begins)
         for k, part in enumerate(parts):
             self._drive(part, told.first_tick_ns() if k == 0 else None)
         self._trail.flush()
@@ -258,38 +202,6 @@ class Replay:
             self.outcome.reasons[self._reason] += 1
         if self.timeline.over:
             self._driver.end()
-
-
-class Prompt(Arrivals):
-    """Waits for no frame: what a plan saw is there before it, whether or not it was waited for."""
-
-    def wait(self, timeline: Timeline, until_ns: int) -> None:
-        """Return at once."""
-
-
-class AlignedDriver(Driver):
-    """A driver whose ticks take the phase of the recorded ones, where it is told."""
-
-    recording: Recording | None = None
-
-    def _begin_anew(self, scheduled: int) -> int:
-        return self._told(super()._begin_anew(scheduled))
-
-    def _next(self, scheduled: int) -> int:
-        return self._told(self._in_phase(scheduled))
-
-    def _told(self, upcoming: int) -> int:
-        """Return the recorded tick in this period, which a stalled node may have begun anew."""
-        half = self.loop.settings.period_ns // 2
-        return self.recording.planned_near(upcoming, half) if self.recording else upcoming
-
-    def _in_phase(self, scheduled: int) -> int:
-        aligned, upcoming = self._aligned, super()._next(scheduled)
-        now, period = self._timeline.now_ns(), self.loop.settings.period_ns
-        told = self.recording.aligned(now) if self.recording else None
-        if told is None or aligned or not self._aligned:
-            return upcoming
-        return told + period * max(0, (now - told) // period + 1)
 
 
 def _and(first: Arrival, rest: Iterator[Arrival]) -> Iterator[Arrival]:

@@ -67,6 +67,8 @@ class Reenactment:
         self._window: list[tuple[int, bool, int, Arrival]] = []
         """A heap: instant, whether it is a message and no event, order of reading."""
         self._count = itertools.count()
+        self._coming: list[Event] = []
+        """The events of the window."""
         self._last = 0
         self._plan: Event | None = None
         """The last plan that was passed."""
@@ -81,6 +83,7 @@ class Reenactment:
         for arrival in arrivals:
             self._push(arrival, arrival.at_ns)
             if arrival.stream == EVENT:
+                self._coming.append(arrival.data)
                 self._note(arrival.data)
             read = max(read, arrival.at_ns)
             while self._window and self._window[0][0] + NEAR_NS <= read:
@@ -95,12 +98,14 @@ class Reenactment:
             self._told.append(event)
 
     def _push(self, arrival: Arrival, at_ns: int) -> None:
-        item = at_ns, arrival.stream != EVENT, next(self._count), arrival._replace(at_ns=at_ns)
+        moved = arrival if at_ns == arrival.at_ns else arrival._replace(at_ns=at_ns)
+        item = at_ns, arrival.stream != EVENT, next(self._count), moved
         heapq.heappush(self._window, item)
 
     def _pop(self) -> Iterator[Arrival]:
         arrival = heapq.heappop(self._window)[3]
         if arrival.stream == EVENT:
+            self._coming.remove(arrival.data)
             yield from self._seen_before(arrival.data)
             if arrival.data.kind == PLAN:
                 self._plan = arrival.data
@@ -118,7 +123,7 @@ class Reenactment:
 
         Until its start is done nothing is taken in, and one message of each stream can wait.
         """
-        starts = [event.at_ns for event in self._coming() if event.kind == START
+        starts = [event.at_ns for event in self._coming if event.kind == START
                   and _unseen(event, arrival)]
         return any(arrival.at_ns < at and item[3].stream == arrival.stream
                    and item[3].at_ns <= at for at in starts for item in self._window if item[1])
@@ -139,13 +144,10 @@ class Reenactment:
 
         A plan that did not see it looked at some time before the deadline of its tick.
         """
-        events = self._coming() if self._plan is None else [self._plan, *self._coming()]
+        events = self._coming if self._plan is None else [self._plan, *self._coming]
         return max([arrival.at_ns, *(
             event.at_ns + (self._deadline_ns if event.kind == PLAN else 0) for event in events
             if _unseen(event, arrival))])
-
-    def _coming(self) -> list[Event]:
-        return [item[3].data for item in self._window if not item[1]]
 
     def aligned(self, now_ns: int) -> int | None:
         """Return the first tick of this run that was aligned to a frame [ns]; None if not told."""

@@ -62,3 +62,16 @@ class Lookup:
         """Forget all."""
         self._stamps.clear()
         self._found.clear()
+
+
+class Standing(Lookup):
+    """Commands each of which stands until the next, as a gripper's."""
+
+    def nearest(self, instant_ns: int, most_ns: int) -> int | None:
+        """Return which is nearest to an instant, else which stands then; forget what is older."""
+        old = max(0, bisect.bisect(self._stamps, instant_ns - most_ns) - 1)
+        del self._stamps[:old], self._found[:old]
+        off = [abs(stamp - instant_ns) for stamp in self._stamps]
+        if off and min(off) <= most_ns:
+            return off.index(min(off))
+        return 0 if off and self._stamps[0] <= instant_ns else None

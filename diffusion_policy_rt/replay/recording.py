@@ -61,7 +61,7 @@ class Recording:
         names |= {topic: name for name, topic in (
             (STATE, sources.state), (ACTION, sources.action), (GRIPPER, sources.gripper),
             (EVENT, sources.events), (EVENT, sources.reset)) if topic}
-        for message in self._bag.messages(*sources.topics):
+        for message in self._bag.messages(*sources.topics, heads=True):
             read()
             stream = names[message.topic]
             if stream != EVENT:

@@ -22,7 +22,8 @@ from diffusion_policy_rt.replay.action_parts import split
 from diffusion_policy_rt.replay.again import run_again
 from diffusion_policy_rt.replay.charge import (
     AS_RECORDED, Charge, measured, modelled, recorded)
-from diffusion_policy_rt.replay.drive import Conditions, Outcome, Replay, Watchers
+from diffusion_policy_rt.replay.conditions import Conditions, Outcome, Watchers
+from diffusion_policy_rt.replay.drive import Replay
 from diffusion_policy_rt.replay.faults import Fault
 from diffusion_policy_rt.replay.mapping import Inputs, Sources, map_topics, parse
 from diffusion_policy_rt.replay.measures import figures

@@ -42,10 +42,12 @@ class StreamWatch:
     def notes(self) -> Iterator[str]:
         """Yield one line for each oddity."""
         for stream, (count, longest) in self.gaps.items():
-            yield (f'{stream}: {count} gaps without a message, the longest of {longest:.3g} s; '
+            gaps = 'a gap' if count == 1 else f'{count} gaps'
+            yield (f'{stream}: {gaps} without a message, the longest of {longest:.3g} s; '
                    'the policy went through them as it does live')
         for stream, (count, farthest) in self.jumps.items():
-            yield (f'{stream}: stamps jumped back {count} times, by up to {farthest:.3g} s; such '
+            times = 'once' if count == 1 else f'{count} times'
+            yield (f'{stream}: stamps jumped back {times}, by up to {farthest:.3g} s; such '
                    'messages stand where their stamps are')
 
 
@@ -57,7 +59,10 @@ def _add(found: dict[str, tuple[int, float]], stream: str, ns: int) -> None:
 def stamped(msg: Any) -> int:
     """Return a message's own stamp [ns]; 0 where it has none."""
     header = getattr(msg, 'header', None)
-    return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec if header else 0
+    if header is None:
+        return 0
+    stamp = header.stamp
+    return int(stamp.sec * 1_000_000_000 + stamp.nanosec)
 
 
 def together(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
@@ -67,19 +72,24 @@ def together(arrivals: Iterable[Arrival]) -> Iterator[Arrival]:
     another first. Those of one stamp recorded within `MOMENT_NS` count as arrived with the last.
     """
     held: list[Arrival] = []
+    sent = 0
     for arrival in arrivals:
         stamp = stamped(arrival.data)
-        if held and (not stamp or stamp != stamped(held[0].data)
+        if held and (not stamp or stamp != sent
                      or arrival.at_ns - held[0].at_ns > MOMENT_NS
                      or arrival.stream in [one.stream for one in held]):
             yield from _released(held)
             held = []
+        if not held:
+            sent = stamp
         held.append(arrival)
     yield from _released(held)
 
 
 def _released(held: list[Arrival]) -> list[Arrival]:
     """Return what was sent together, arrived with the last of it."""
+    if len(held) < 2:
+        return held
     return [one._replace(at_ns=held[-1].at_ns)
             for one in sorted(held, key=lambda one: one.stream != STATE)]
 

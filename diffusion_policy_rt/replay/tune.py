@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.loop import Plan, PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings
 
+MADE = QUANTIZED, STUDENT = 'quantized', 'student'
+"""The folders of bundles that are made on the way."""
 COLD = 5
 """Plans that are made before the first is measured."""
 
@@ -41,6 +43,11 @@ class Stage:
     cached: bool
     """Whether latents are kept, so that one frame per camera is encoded per plan, not `n_obs`."""
 
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Stage:
+        """Return the stage of a row of the ladder."""
+        return cls(row['stage'], row['policy'], row['steps'], row['cached'])
+
 
 @dataclasses.dataclass(frozen=True)
 class Aim:
@@ -52,9 +59,14 @@ class Aim:
     quality_drop: float = 0.01
     higher_is_better: bool = True
 
+    @property
+    def p99_most_s(self) -> float:
+        """The longest p99 that leaves in time, with margin and what publishing costs [s]."""
+        return (self.deadline_s - PUBLISH_MARGIN_NS / 1e9) / (1 + self.margin)
+
     def meets_time(self, p99_s: float) -> bool:
-        """Whether a plan of this p99 leaves in time, with margin and what publishing costs."""
-        return p99_s * (1 + self.margin) + PUBLISH_MARGIN_NS / 1e9 <= self.deadline_s
+        """Whether a plan of this p99 leaves in time."""
+        return p99_s <= self.p99_most_s
 
     def meets_quality(self, quality: float, reference: float) -> bool:
         """Whether the quality has dropped by no more than is allowed.
@@ -83,13 +95,13 @@ def ladder(policy: str, steps: int, quantized: Iterable[str], distilled: Iterabl
         if count not in served:
             raise SpecError(f'{bundle} serves {list(served)} steps, not the {count} of {policy}; '
                             'give --steps that both serve')
-        yield Stage(f'quantized ({title(bundle)})', bundle, count, False)
+        yield Stage(named('quantized', bundle), bundle, count, False)
         last = bundle
     yield Stage('+ caches', last, count, True)
     for student in distilled:
-        yield from fewer_steps(student, count, f'distilled ({title(student)})')
+        yield from fewer_steps(student, count, named('distilled', student))
         for small in again(student):
-            yield from fewer_steps(small, count, f'distilled and quantized ({title(small)})')
+            yield from fewer_steps(small, count, named('distilled and quantized', small))
 
 
 def fewer_steps(bundle: str, count: int, label: str) -> Iterator[Stage]:
@@ -99,28 +111,35 @@ def fewer_steps(bundle: str, count: int, label: str) -> Iterator[Stage]:
             yield Stage(f'{label}, {fewer} steps', bundle, fewer, True)
 
 
-def title(bundle: str) -> str:
-    """Return a bundle's name; that of its run for one that a command calls `bundle`."""
+def named(what: str, bundle: str) -> str:
+    """Return what a bundle is, with its name, that of its run for one that is called `bundle`.
+
+    Those that `dprt tune` makes itself have no names of their own.
+    """
     path = Path(bundle)
-    return path.parent.name if path.name == 'bundle' else path.name
+    name = path.parent.name if path.name == 'bundle' else path.name
+    return what if name in MADE else f'{what} ({name})'
 
 
 class Tuner:
     """Measures stages; what stands in `folder` is not measured again."""
 
     def __init__(self, folder: Path, engine: str, threads: int, repeats: int,
-                 quality: Callable[[Stage], float]) -> None:
+                 quality: Callable[[Stage], float], skip_slow: bool = False) -> None:
+        """With `skip_slow` the quality of what is too slow is not measured, but for the first."""
         self._kept, self._engine, self._threads = Kept(folder), engine, threads
-        self._repeats, self._quality = repeats, quality
+        self._repeats, self._quality, self._skip_slow = repeats, quality, skip_slow
 
     def climb(self, stages: Iterator[Stage], aim: Aim) -> list[dict[str, Any]]:
         """Return the rows up to the first stage that meets the aim; all where none does."""
         rows: list[dict[str, Any]] = []
         for stage in stages:
             row = self._row(stage)
-            reference = rows[0]['quality'] if rows else row['quality']
             row['meets_time'] = aim.meets_time(row['p99_s'])
-            row['meets_quality'] = aim.meets_quality(row['quality'], reference)
+            skipped = self._skip_slow and rows and not row['meets_time']
+            worth = row['quality'] = None if skipped else self._quality(stage)
+            row['meets_quality'] = None if worth is None else aim.meets_quality(
+                worth, rows[0]['quality'] if rows else worth)
             row['meets'] = row['meets_time'] and row['meets_quality']
             rows.append(row)
             if row['meets']:
@@ -132,7 +151,7 @@ class Tuner:
         times = self.times(stage, bundle)
         return {'stage': stage.label, 'policy': str(bundle.folder), 'steps': stage.steps,
                 'cached': stage.cached, 'p50_s': float(np.percentile(times, 50)),
-                'p99_s': float(np.percentile(times, 99)), 'quality': self._quality(stage),
+                'p99_s': float(np.percentile(times, 99)),
                 'size_bytes': sum(entry['bytes'] for entry in bundle.files.values())}
 
     def times(self, stage: Stage, bundle: Bundle) -> list[float]:

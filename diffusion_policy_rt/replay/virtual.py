@@ -60,16 +60,17 @@ class VirtualTimeline:
     def sleep_until(self, instant_ns: int, wake: threading.Event) -> None:
         """Let time pass to `instant_ns`, or to the event that sets `wake`."""
         while not wake.is_set():
-            upcoming = [at for at in (self._alarm, self._next and self._next.at_ns)
-                        if at is not None and at <= max(instant_ns, self._now)]
-            if not upcoming:
-                self._now = max(self._now, instant_ns)
-                return
-            self._now = max(self._now, min(upcoming))
-            if self._alarm == min(upcoming):
+            end, alarm, event = max(instant_ns, self._now), self._alarm, self._next
+            if event is not None and event.at_ns <= end and (
+                    alarm is None or event.at_ns < alarm):
+                self._now = max(self._now, event.at_ns)
+                self._happen()
+            elif alarm is not None and alarm <= end:
+                self._now = max(self._now, alarm)
                 self._resume()
             else:
-                self._happen()
+                self._now = end
+                return
 
     def _happen(self) -> None:
         event = self._next

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rosbags.highlevel import AnyReader
+from rosbags.highlevel import AnyReader, AnyReaderError
 from rosbags.interfaces import (
     Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime)
 from rosbags.interfaces import Nodetype
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys.store import Typestore
 
 from diffusion_policy_rt.errors import DataError
+from diffusion_policy_rt.ros.heads import TRAJECTORY, trajectory_head
+from diffusion_policy_rt.ros.lenient import LenientReader
 from diffusion_policy_rt.ros.salvage import DAMAGES, TYPES, salvage
 
+_COMPILED: dict[Any, Typestore] = {}
 FOREVER = QosTime(2147483647, 4294967295)
 
 
@@ -85,8 +90,7 @@ class Bag:
         if path.is_dir() and not (path / 'metadata.yaml').is_file():
             path = only_file(path)
         try:
-            self._reader: Any = AnyReader([path], default_typestore=TYPES)
-            self._reader.open()
+            self._reader: Any = opened(path)
         except (*DAMAGES, OSError) as error:
             self._salvage(path, error)
 
@@ -118,18 +122,39 @@ class Bag:
             return 0, 0
         return self._reader.start_time, self._reader.end_time
 
-    def messages(self, *topics: str) -> Iterator[Message]:
-        """Yield the messages of these topics (all where none is named) in order of recording.
+    def messages(self, *topics: str, heads: bool = False) -> Iterator[Message]:
+        """Yield the messages of these topics in order of recording.
 
-        They are read as they are asked for. Reading ends at the first damage, told in `damage`.
+        Where none is named, those of all topics but of types that are not known. They are read as
+        they are asked for; with `heads` no more of trajectories than the positions of their first
+        points. Reading ends at the first damage, told in `damage`.
         """
-        wanted = [c for c in self._reader.connections if not topics or c.topic in topics]
+        known = self._reader.typestore.fielddefs
+        wanted = [c for c in self._reader.connections if (
+            c.topic in topics if topics else full_type(c.msgtype) in known)]
+        in_cdr = heads and getattr(self._reader, 'is2', True)
         try:
             for connection, stamp, raw in self._reader.messages(wanted) if wanted else ():
-                yield Message(connection.topic, stamp,
-                              self._reader.deserialize(raw, full_type(connection.msgtype)))
+                kind = full_type(connection.msgtype)
+                yield Message(connection.topic, stamp, trajectory_head(raw) if (
+                    in_cdr and kind == TRAJECTORY) else self._reader.deserialize(raw, kind))
         except DAMAGES as error:
             self.damage = f'{self.path} is damaged ({error})'
+
+
+def opened(path: Path) -> Any:
+    """Return a reader of a bag; raises what rosbags raises for one that is damaged, or no bag."""
+    try:
+        reader: Any = AnyReader([path], default_typestore=TYPES)
+        reader.open()
+    except AnyReaderError:
+        if path.suffix == '.bag':
+            raise
+        reader = LenientReader(path)
+    key = reader.is2, frozenset((c.msgtype, c.msgdef) for c in reader.connections)
+    # with the decoders that were made for these definitions before
+    reader.typestore = _COMPILED.setdefault(key, reader.typestore)
+    return reader
 
 
 def to_cdr(msg: Any, msgtype: str) -> bytes:
@@ -159,6 +184,7 @@ def _value(value: Any, kind: Any) -> Any:
     return np.asarray(value, inner[1][0])
 
 
+@cache
 def full_type(name: str) -> str:
     """Return a type's name as of today; before 2020 bags wrote sensor_msgs/Image."""
     package, _, rest = name.partition('/')

@@ -10,6 +10,7 @@ import sqlite3
 import struct
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,10 +51,11 @@ class Salvage:
     def __init__(self, read: Callable[[], Iterator[tuple[Connection, int, bytes]]],
                  definitions: dict[str, str]) -> None:
         self._read = read
-        self._types = get_typestore(Stores.ROS2_JAZZY)
+        self.typestore = get_typestore(Stores.ROS2_JAZZY)
         for name, text in definitions.items():
-            if name not in self._types.fielddefs:
-                self._types.register(get_types_from_msg(text, name))
+            if name not in self.typestore.fielddefs:
+                with suppress(TypesysError):  # such as of a service's events
+                    self.typestore.register(get_types_from_msg(text, name))
         self.connections: list[Connection] = []
 
     def messages(self, wanted: Collection[Connection]) -> Iterator[tuple[Connection, int, bytes]]:
@@ -64,7 +66,7 @@ class Salvage:
 
     def deserialize(self, raw: bytes, msgtype: str) -> Any:
         """Return the message."""
-        return self._types.deserialize_cdr(raw, msgtype)
+        return self.typestore.deserialize_cdr(raw, msgtype)
 
     def close(self) -> None:
         """Nothing is held open."""

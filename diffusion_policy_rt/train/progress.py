@@ -122,6 +122,12 @@ def gained_steps(steps: np.ndarray, episode_ends: np.ndarray, met: np.ndarray,
     return steps - np.where(came, 0, steps[later]) - np.minimum(ahead, left)
 
 
+def tells_success(data: Dataset) -> bool:
+    """Whether an episode of the data tells that it ended in success."""
+    return SUCCESS in data.streams and bool(was_met(data.streams[SUCCESS][:, 0],
+                                                    data.episode_ends).any())
+
+
 def chosen_windows(how: Selection | None, observed: np.ndarray, data: Dataset, noise: np.ndarray,
                    n_obs: int, device: torch.device,
                    fit: Callable[[Objective], nn.Module]) -> np.ndarray:

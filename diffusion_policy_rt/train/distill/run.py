@@ -22,6 +22,7 @@ from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.assemble import columns, gather_chunks
 from diffusion_policy_rt.train.conditions import (
     frozen_conditions, latent_deviation, noised)
+from diffusion_policy_rt.train.data import Dataset
 from diffusion_policy_rt.train.data.frames import fitted
 from diffusion_policy_rt.train.distill.compare import Comparison
 from diffusion_policy_rt.train.distill.denoiser import NetworkDenoiser
@@ -31,7 +32,7 @@ from diffusion_policy_rt.train.distill.recipe import DistillRecipe
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.prefix import draw_lengths, with_prefix, without_prefix
-from diffusion_policy_rt.train.progress import chosen_windows
+from diffusion_policy_rt.train.progress import chosen_windows, rows_left, tells_success
 from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
 from diffusion_policy_rt.train.history import History
@@ -111,13 +112,24 @@ class Distillation:
         self.chunks = torch.from_numpy(chunks).to(self.world.device)
         self.observed = torch.from_numpy(observed).to(self.world.device)
         held_out = split_episodes(data.episode_ends, how.validation_ratio, self.seed)
-        chosen = chosen_windows(plan.select, observed, data, self.noise, spec.n_obs,
-                                self.world.device, lambda objective: self._judge(objective, plan))
+        chosen = self._choose(plan, data, observed)
         self.train_rows = np.flatnonzero(chosen & ~held_out)
         rows = np.flatnonzero(chosen & held_out) if held_out.any() else self.train_rows
         self.compared = rows[::max(1, len(rows) // how.validation_sets)]
         self.facts = {'data': data.title, 'episodes': len(data.episode_ends),
                       'rows': len(states)}
+
+    def _choose(self, plan: Recipe, data: Dataset, observed: np.ndarray) -> np.ndarray:
+        """Return the windows that are learned from, bool [W].
+
+        A teacher has learned from data that told success what to do in these, which need not.
+        """
+        if plan.select is not None and not tells_success(data):
+            print(f'{data.title}: no episode tells that it ended in success; all is distilled but '
+                  'the ends')
+            return rows_left(data.episode_ends) >= plan.select.ahead
+        return chosen_windows(plan.select, observed, data, self.noise, self.teacher.spec.n_obs,
+                              self.world.device, lambda objective: self._judge(objective, plan))
 
     def _judge(self, objective: Objective, plan: Recipe) -> nn.Module:
         assert plan.select is not None
