@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.runtime import tiles
+from diffusion_policy_rt.runtime.frame import scaled
 from diffusion_policy_rt.runtime.maps import grown, merged
 from diffusion_policy_rt.runtime.ports import Stage, Staged
-from diffusion_policy_rt.runtime.frame import scaled
 from diffusion_policy_rt.runtime.tiles import TiledEncoder, TileRule, by_tile, rectangles, shrunk
 from diffusion_policy_rt.runtime.tiling import Tiling
 from diffusion_policy_rt.spec import CameraSpec
@@ -113,6 +114,20 @@ def test_when_all_moves_the_image_is_encoded_whole_and_nothing_else_is_done():
     assert not calls and encoder.counts['whole'] == 4 and encoder.reused == 0
 
 
+def test_a_camera_that_moves_on_is_looked_at_now_and_then(monkeypatch):
+    looks, moved = [], tiles._moved
+    monkeypatch.setattr(tiles, '_moved', lambda *given: looks.append(number) or moved(*given))
+    encoder = make()
+    for number in range(40):
+        latent = encoder.encode(picture(number), number)
+        np.testing.assert_array_equal(latent, whole(picture(number)))
+    # four in vain; then six are passed over, one is held, and one is in vain, over and over
+    assert looks == [1, 2, 3, 4, 12, 20, 28, 36] and encoder.counts['whole'] == 40
+    for number in range(40, 60):  # it stands again
+        encoder.encode(picture(), number)
+    assert encoder.counts['unchanged'] == 60 - 44 and looks[8:] == list(range(44, 60))
+
+
 def test_a_small_image_is_encoded_whole_or_not_at_all():
     encoder = TiledEncoder(CAMERA, staged_sum(), whole_sum, TileRule(True))
     for image in (picture(), picture(), with_patch(picture(), 9, 9, 1, 1)):
@@ -212,11 +227,11 @@ def test_rectangles_hold_all_that_changed_and_end_where_it_ends(moves, threshold
     far = np.zeros((77, 91, 3), np.uint8)
     for number, ((top, left), grey) in enumerate(moves):
         far[top:top + 5, left:left + 5, number % 3] = grey
-    tiles = by_tile(far)
-    assert all(tiles[row, column] == far[8 * row:8 * row + 8, 8 * column:8 * column + 8].max()
-               for row, column in np.ndindex(tiles.shape))
+    largest = by_tile(far)
+    assert all(largest[row, column] == far[8 * row:8 * row + 8, 8 * column:8 * column + 8].max()
+               for row, column in np.ndindex(largest.shape))
     left = far.max(2) > threshold
-    for rect in rectangles(tiles > threshold, far.shape):
+    for rect in rectangles(largest > threshold, far.shape):
         top, first, bottom, last = shrunk(rect, far, threshold)
         rows, columns = (np.flatnonzero((far[rect[0]:rect[2], rect[1]:rect[3]].max(2)
                                          > threshold).any(axis)) for axis in (1, 0))

@@ -35,6 +35,8 @@ LEAST = 160 * 160
 SOME = 16
 """Every so many rows are compared first where the last image was encoded whole: enough to tell
 that most of this one moved, too."""
+MOVING, PASSED_OVER = 4, 6
+"""After so many images on end that were compared in vain, so many are encoded without a look."""
 ON_THE_ARM = ('wrist', 'hand', 'gripper', 'arm')
 """In the name of a camera that moves, so that all of its image does."""
 COUNTS = ('unchanged', 'patched', 'whole', 'refreshed')
@@ -86,6 +88,7 @@ class TiledEncoder:
         self.rule = rule
         self._camera, self._staged, self._encode, self._least = camera, staged, encode, least
         self._held: _Held | None = None
+        self._in_vain = self._to_pass_over = 0
         self.counts = Counter(dict.fromkeys(COUNTS, 0))
         self.tiles = self.reused = 0
         """Tiles of all images, and those of them that were not computed."""
@@ -96,7 +99,7 @@ class TiledEncoder:
 
     def clear(self) -> None:
         """Forget the image; counts stand."""
-        self._held = None
+        self._held, self._in_vain, self._to_pass_over = None, 0, 0
 
     @property
     def held(self) -> np.ndarray | None:
@@ -105,6 +108,8 @@ class TiledEncoder:
 
     def encode(self, image: np.ndarray, stamp_ns: int) -> np.ndarray:
         """Return the latent [L] of an image, uint8 [h, w, 3], within the rule."""
+        if self._to_pass_over:
+            return self._passed_over(image)
         # taken out: an engine that raises half-way must leave nothing half-way behind
         held, self._held, rule = self._held, None, self.rule
         limit = rule.max_age * 1e9
@@ -119,19 +124,34 @@ class TiledEncoder:
         self._held = held
         return held.latent.copy()
 
-    def _whole(self, image: np.ndarray, stamp_ns: int, into: np.ndarray) -> _Held:
+    def _passed_over(self, image: np.ndarray) -> np.ndarray:
+        """Return the latent of an image that there is no point in holding."""
+        self._to_pass_over -= 1
+        self._held, self.age_ns = None, 0
+        return self._anew(image)
+
+    def _anew(self, image: np.ndarray) -> np.ndarray:
         self.counts['whole'] += 1
         self.tiles += tiles_of(image.shape)
         self.drift = 0.0
-        latent = self._encode(scaled(image, self._camera))
+        return self._encode(scaled(image, self._camera))
+
+    def _whole(self, image: np.ndarray, stamp_ns: int, into: np.ndarray) -> _Held:
+        latent = self._anew(image)
         into[:] = image
         return _Held(into, None, latent, stamp_ns)
+
+    def _compared_in_vain(self, held: _Held, image: np.ndarray, stamp_ns: int) -> _Held:
+        self._in_vain += 1
+        if self._in_vain >= MOVING:
+            self._to_pass_over = PASSED_OVER
+        return self._whole(image, stamp_ns, held.image)
 
     def _changed(self, held: _Held, image: np.ndarray, stamp_ns: int, threshold: float) -> _Held:
         rows, columns = image.shape[:2]
         most = MOST if rows * columns >= self._least else 0.0
         if held.maps is None and _moved(image[::SOME], held.image[::SOME], threshold) > most:
-            return self._whole(image, stamp_ns, held.image)
+            return self._compared_in_vain(held, image, stamp_ns)
         far = cv2.absdiff(image, held.image)
         furthest = by_tile(far)
         dirty = furthest > threshold
@@ -141,7 +161,7 @@ class TiledEncoder:
             return held
         rects = [shrunk(rect, far, threshold) for rect in rectangles(dirty, (rows, columns))]
         if sum(map(_area, rects)) > most * rows * columns:
-            return self._whole(image, stamp_ns, held.image)
+            return self._compared_in_vain(held, image, stamp_ns)
         latent, maps = self._patched(held, image, rects)
         self._count('patched', dirty)
         return _Held(held.image, maps, latent, held.since_ns)
@@ -161,6 +181,7 @@ class TiledEncoder:
 
     def _count(self, kind: str, dirty: np.ndarray) -> None:
         self.counts[kind] += 1
+        self._in_vain = 0
         self.tiles += dirty.size
         self.reused += dirty.size - int(dirty.sum())
 
