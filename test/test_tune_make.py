@@ -99,6 +99,6 @@ def test_a_run_killed_while_it_distils_goes_on_and_makes_nothing_twice(
     assert tune((None, student), bag, tmp_path / 'two', '8ms') == 1
     told = result(tmp_path / 'two')  # what cannot be made is left out, with its reason
     assert [row['stage'] for row in told['ladder']] == [
-        'as it is', 'quantized (quantized)', '+ caches']
+        'as it is', 'quantized', '+ caches']
     assert [reason.split(':')[0] for reason in told['left_out']] == ['distill']
     assert 'itself a student' in told['left_out'][0]

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from diffusion_policy_rt.engines.bundle import MANIFEST, read_bundle
 from diffusion_policy_rt.errors import DprtError
-from diffusion_policy_rt.replay.tune import QUANTIZED, STUDENT
 
 
 class Makers:
@@ -44,6 +43,8 @@ class Makers:
         yield from self._quantize(student)
 
     def _quantize(self, policy: str) -> Iterator[str]:
+        from diffusion_policy_rt.replay.tune import QUANTIZED
+
         args = self._args
         options = ['--observations', str(args.observations), '--seed', str(args.seed)]
         if args.recipe:
@@ -55,6 +56,8 @@ class Makers:
                                          *options])
 
     def _distil(self, policy: str) -> Iterator[str]:
+        from diffusion_policy_rt.replay.tune import STUDENT
+
         args = self._args
         options = ['--method', args.method, '--seed', str(args.seed)]
         if args.distill_recipe:
