@@ -19,6 +19,7 @@ import numpy as np  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rcl_interfaces.srv import SetParametersAtomically  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
@@ -126,6 +127,13 @@ class Robot(Node):
         self.until(future.done, f'an answer of {name}')
         self.destroy_client(client)
         return future.result()
+
+    def set_together(self, values):
+        """Ask the node for a set of parameters over its service; return the result."""
+        request = SetParametersAtomically.Request(
+            parameters=[parameter.to_parameter_msg() for parameter in overrides(values)])
+        return self.call(SetParametersAtomically, '/policy/set_parameters_atomically',
+                         request).result
 
     def transit(self, transition):
         self.state()  # an answer shows that the node has discovered us, so the next cannot be lost

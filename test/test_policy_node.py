@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rcl_interfaces.srv import SetParametersAtomically
 from ros_rig import (
     ACTIVATE, CLEANUP, CONFIGURE, DEACTIVATE, FRESH, QUICK, Process, Robot, drive, is_hold,
     overrides)
@@ -167,10 +166,7 @@ def test_nothing_starts_before_the_node_is_active(robot, make_node):
 
 def test_a_set_that_contradicts_itself_is_refused_as_a_set(robot, make_node):
     node = drive(robot, make_node)
-    changes = overrides({'control_rate': 10.0, 'deadline': 0.2})
-    request = SetParametersAtomically.Request(parameters=[p.to_parameter_msg() for p in changes])
-    result = robot.call(SetParametersAtomically, '/policy/set_parameters_atomically',
-                        request).result
+    result = robot.set_together({'control_rate': 10.0, 'deadline': 0.2})
     assert not result.successful and 'longer than the control period 0.1 s' in result.reason
     assert node.get_parameter('control_rate').value == 20.0
     assert node._runner.loop.settings.control_rate == 20.0
