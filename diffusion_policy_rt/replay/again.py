@@ -40,6 +40,11 @@ def recorded_settings(info: Mapping[str, Any]) -> LoopSettings | None:
     return LoopSettings(**told) if set(told) == names else None
 
 
+def recorded_parameters(bag: Bag, sources: Sources) -> dict[str, Any]:
+    """Return the recorded node's parameters, by name, that were not as they are by default."""
+    return dict(read_info(bag, sources).get('parameters') or {})
+
+
 def run_again(bag: Bag, sources: Sources, digest: str, seed: int) -> LoopSettings:
     """Return the settings of the run to be done again; DataError tells why it cannot be."""
     info = read_info(bag, sources)

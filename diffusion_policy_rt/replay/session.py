@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.files import whole_file
 from diffusion_policy_rt.replay.action_parts import split
-from diffusion_policy_rt.replay.again import run_again
+from diffusion_policy_rt.replay.again import recorded_parameters, run_again
 from diffusion_policy_rt.replay.charge import (
     AS_RECORDED, Charge, measured, modelled, recorded)
 from diffusion_policy_rt.replay.conditions import Conditions, Outcome, Watchers
@@ -90,9 +90,11 @@ def settings_for(spec: PolicySpec, wish: Wish) -> LoopSettings:
     return settings
 
 
-def parameters(spec: PolicySpec, wish: Wish) -> dict[str, Any]:
-    """Return the node's parameters: their defaults, and what `--set` told."""
+def parameters(spec: PolicySpec, wish: Wish,
+               told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the node's parameters: their defaults, a recording's, and what `--set` told."""
     values = defaults(spec)
+    values |= {name: value for name, value in (told or {}).items() if name in values}
     plain = sorted(n for n, v in values.items() if isinstance(v, (int, float)))
     unknown = sorted(set(wish.more) - set(plain))
     if unknown:
@@ -157,7 +159,7 @@ def replay_one(policy: str, engine_name: str, label: str, wish: Wish) -> Replaye
         settings = again or settings_for(spec, wish)
         latency = AS_RECORDED if again else wish.latency
         engine = load_engine(bundle, engine_name, wish.threads)
-        values = parameters(spec, wish)
+        values = parameters(spec, wish, recorded_parameters(bag, sources) if again else {})
         streams = [*sources.cameras, 'state']
         how = Conditions(settings, make_charge(latency, spec, settings, engine), wish.seed,
                          tuple(Fault.parse(text, streams) for text in wish.faults),

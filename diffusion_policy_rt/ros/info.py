@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,11 +15,11 @@ from diffusion_policy_rt.runtime.settings import LoopSettings
 
 def policy_info(bundle: Bundle, engine: Engine, caching: Caching,
                 plan_s: dict[int, dict[str, float | None]], settings: LoopSettings,
-                seed: int) -> dict[str, Any]:
+                changed: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Return JSON data.
 
     `plan_s` are the percentiles of the warm-up's plans per step count [s]; the settings those
-    with which the node was configured.
+    with which the node was configured, and `changed` its parameters that are not by default.
     """
     spec = bundle.spec
     return {
@@ -41,6 +42,7 @@ def policy_info(bundle: Bundle, engine: Engine, caching: Caching,
         'quality': dict(bundle.quality),
         'provenance': dict(bundle.provenance),
         'settings': asdict(settings),
+        'parameters': dict(changed),
         'seed': seed,
         'plan_s': {str(steps): table for steps, table in plan_s.items()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.ros.param_table import Param, action_limits, caches_of, stream_rules
+from diffusion_policy_rt.ros.param_table import (
+    Param, action_limits, caches_of, defaults, stream_rules)
 from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits
@@ -20,6 +22,7 @@ from diffusion_policy_rt.runtime.priority import Priority, parse_cpus
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.spec import PolicySpec
 
+NO_JSON = (math.inf, -math.inf)
 SETTINGS = tuple(f.name for f in dataclasses.fields(LoopSettings))
 THRESHOLDS = ('miss_ratio', 'fallback_ratio', 'observation_age')
 
@@ -63,6 +66,8 @@ class NodeParams:
     """Time that the diagnostics cover [s]."""
     thresholds: Mapping[str, tuple[float, float]]
     """Figure -> what lies above is WARN, is ERROR."""
+    changed: Mapping[str, Any]
+    """Name -> value of the parameters that are not as they are by default."""
 
 
 # -- declaring ---------------------------------------------------------------------------------
@@ -110,7 +115,7 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
 
     Raises SpecError where they contradict each other or the policy.
     """
-    settings = settings_of(values)
+    settings, usual = settings_of(values), defaults(spec)
     settings.check(spec)
     plain = ('policy', 'engine', 'engine_process', 'threads', 'seed', 'action_type', 'frame_id',
              'enable_output')
@@ -131,7 +136,9 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
         rules=stream_rules(values, spec),
         window=values['diagnostics.window'],
         thresholds={name: (values[f'{threshold}.{name}.warn'], values[f'{threshold}.{name}.error'])
-                    for name in THRESHOLDS})
+                    for name in THRESHOLDS},
+        changed={name: value for name, value in values.items()
+                 if name in usual and value != usual[name] and value not in NO_JSON})
 
 
 

@@ -55,7 +55,7 @@ class Reporter:
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', 1)
         self._info = node.create_publisher(String, '~/policy_info', LATCHED)
         self._info.publish(String(data=json.dumps(policy_info(
-            bundle, engine, caching, plan_s, loop.settings, loop.seed))))
+            bundle, engine, caching, plan_s, loop.settings, chosen.changed, loop.seed))))
 
     def watch(self, inputs: Inputs) -> None:
         """Report on these inputs from now on."""
