@@ -202,9 +202,11 @@ def advice(rows: Sequence[dict[str, Any]], aim: Aim) -> str:
         return (f'What meets {ms:g} ms is too poor; allow a larger --quality-drop, or distil '
                 'longer.')
     needed = 1e3 * (fastest['p99_s'] * (1 + aim.margin) + PUBLISH_MARGIN_NS / 1e9)
+    made = any(row['stage'].startswith('distilled and quantized') for row in rows)
     return (f'Nothing meets {ms:g} ms: the fastest, {fastest["stage"]}, takes '
-            f'{1e3 * fastest["p99_s"]:.3g} ms (p99); give --data to have it '
-            f'quantized and distilled, a smaller policy, or a deadline of {math.ceil(needed)} ms.')
+            f'{1e3 * fastest["p99_s"]:.3g} ms (p99); give '
+            f'{"" if made else "--data to have it quantized and distilled, "}'
+            f'a smaller policy, or a deadline of {math.ceil(needed)} ms.')
 
 
 def deliver(row: dict[str, Any], folder: Path, aim: Aim) -> Bundle:
