@@ -27,7 +27,7 @@ def use_huge_pages(weights: int) -> int:
     """
     if weights < LARGE or not sys.platform.startswith('linux') or mmap.PAGESIZE != 4096:
         return 0
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     maps = Path('/proc/self/maps').read_text().splitlines()
     return sum(end - start for start, end in spans(maps)

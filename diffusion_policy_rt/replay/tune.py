@@ -29,6 +29,8 @@ from diffusion_policy_rt.runtime.settings import LoopSettings
 
 MADE = QUANTIZED, STUDENT = 'quantized', 'student'
 """The folders of bundles that are made on the way."""
+BOTH = 'distilled and quantized'
+"""The last stages of a ladder."""
 COLD = 5
 """Plans that are made before the first is measured."""
 
@@ -101,7 +103,7 @@ def ladder(policy: str, steps: int, quantized: Iterable[str], distilled: Iterabl
     for student in distilled:
         yield from fewer_steps(student, count, named('distilled', student))
         for small in again(student):
-            yield from fewer_steps(small, count, named('distilled and quantized', small))
+            yield from fewer_steps(small, count, named(BOTH, small))
 
 
 def fewer_steps(bundle: str, count: int, label: str) -> Iterator[Stage]:
@@ -202,7 +204,7 @@ def advice(rows: Sequence[dict[str, Any]], aim: Aim) -> str:
         return (f'What meets {ms:g} ms is too poor; allow a larger --quality-drop, or distil '
                 'longer.')
     needed = 1e3 * (fastest['p99_s'] * (1 + aim.margin) + PUBLISH_MARGIN_NS / 1e9)
-    made = any(row['stage'].startswith('distilled and quantized') for row in rows)
+    made = any(row['stage'].startswith(BOTH) for row in rows)
     return (f'Nothing meets {ms:g} ms: the fastest, {fastest["stage"]}, takes '
             f'{1e3 * fastest["p99_s"]:.3g} ms (p99); give '
             f'{"" if made else "--data to have it quantized and distilled, "}'
