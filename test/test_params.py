@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import tiny_spec
+from fakes import START, STEP, feed, make_loop, tiny_spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ros_rig import overrides, rclpy
 
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.replay import fuzz
 from diffusion_policy_rt.ros import params
-from diffusion_policy_rt.ros.param_table import TABLE, Param, policy_params, render
+from diffusion_policy_rt.ros.param_table import TABLE, Param, caches_of, policy_params, render
 from diffusion_policy_rt.runtime.settings import LoopSettings
 
 yaml = pytest.importorskip('yaml', reason='parameter files are YAML')
@@ -111,6 +114,9 @@ def test_what_contradicts_itself_or_the_policy_does_not_freeze(changes, told):
     ({'deadline': 0.05, 'observation_timeout': 0.05}, 'must be below observation_timeout'),
     ({'min_steps': 9}, 'above max_steps'),
     ({'enable_output': True}, ''),
+    ({'cache.warm_start': 0.0001}, 'warm_start 0.0001 is no noise level; use 0'),
+    ({'cache.warm_start': float('nan')}, 'warm_start nan is no noise level'),
+    ({'cache.wrist.threshold': float('nan')}, 'threshold nan must lie in 0..255'),
     ({'somebody.elses': 1}, ''),
 ])
 def test_changes_are_refused_as_a_set(changes, told):
@@ -118,6 +124,26 @@ def test_changes_are_refused_as_a_set(changes, told):
     reason = params.refusal(before, changes, SPEC)
     assert told in reason and bool(told) is bool(reason)
     assert before == DEFAULTS
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_what_is_accepted_one_by_one_can_be_planned_with(seed):
+    loop, values, rng = make_loop(SPEC), dict(DEFAULTS), np.random.default_rng(seed)
+    for draw in range(100):
+        name, value = fuzz.setting(EVERY, rng)
+        if in_range(name, value) and not params.refusal(values, {name: value}, SPEC):
+            values[name] = value
+            loop.settings = params.settings_of(values)
+            loop.keep(caches_of(values, SPEC))
+            feed(loop, START + draw * STEP)
+            loop.plan(START + draw * STEP)
+
+
+def in_range(name, value):
+    """Return what rclpy says of a value, which lets NaN pass."""
+    param = next(param for param in EVERY if param.name == name)
+    return param.low is None or not (value < param.low or value > param.high)
 
 
 def test_a_dump_of_all_parameters_comes_back_from_its_file(make_node, tmp_path):

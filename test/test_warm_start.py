@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 from fakes import MS, START, STEP, feed, make_loop, tiny_spec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.runtime.caches import CacheRules
+from diffusion_policy_rt.runtime.caches import LEAST_LEVEL, CacheRules
 from diffusion_policy_rt.runtime.chunk import Chunk, continued
 from diffusion_policy_rt.runtime.sampler import sample
 from diffusion_policy_rt.runtime.variants import (
-    WARM_START, Variant, evenly_spaced, make_schedule, with_variant)
+    WARM_START, Variant, evenly_spaced, make_schedule, warmed, with_variant)
 from diffusion_policy_rt.runtime.warm import REACH, WarmStart
 from diffusion_policy_rt.spec import PolicySpec, Schedule
 
@@ -213,7 +213,21 @@ def test_no_order_of_instants_keeps_more_targets_than_a_second_has(steps):
     assert warm.of(None, now) is None and not warm._targets
 
 
-@pytest.mark.parametrize('level', [-1.0, float('inf'), float('nan')])
+@given(st.sampled_from(['edm', 'flow', 'ddpm']), st.sampled_from([(1,), (1, 2, 4, 8), (10,)]),
+       st.floats(LEAST_LEVEL, 100))
+@example('edm', (1, 2, 4, 8), 0.02)
+@example('ddpm', (10,), LEAST_LEVEL)
+def test_every_level_that_is_one_makes_a_warm_start(kind, steps, level):
+    spec = tiny_spec(kind=kind, steps=steps)
+    for count, schedule in warmed(spec, CacheRules(warm_start=level).warm_start).schedules.items():
+        assert 1 <= len(schedule.warm_sigmas) <= count
+        if kind != 'ddpm':
+            first = level * spec.precond.sigma_data
+            assert schedule.warm_sigmas[0] == pytest.approx(first) and len(
+                schedule.warm_sigmas) == count
+
+
+@pytest.mark.parametrize('level', [-1.0, 5e-324, float('inf'), float('nan')])
 def test_a_level_that_is_none_is_refused(level):
     with pytest.raises(SpecError, match='no noise level'):
         CacheRules(warm_start=level)

@@ -115,7 +115,7 @@ TABLE = [
     Param('cache.warm_start', 0.0,
           'Noise level, in deviations of the data, to which the last chunk is noised for the next '
           'plan to go on from it; 0 starts from noise alone, 2 suits plain policies of few steps; '
-          'it changes actions.', 0, 100, live=True),
+          'it changes actions; above 0 it is 0.001 or more.', 0, 100, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
     Param('action_fields', [''],

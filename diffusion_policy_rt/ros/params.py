@@ -144,10 +144,10 @@ def freeze(values: Mapping[str, Any], spec: PolicySpec) -> NodeParams:
 
 def refusal(values: Mapping[str, Any], changes: Mapping[str, Any], spec: PolicySpec) -> str:
     """Return why `changes` to `values` cannot be made as a set; '' when they can. Pure."""
-    if not set(changes) & set(SETTINGS):
-        return ''
+    changed = {**values, **changes}
     try:
-        settings_of({**values, **changes}).check(spec)
+        settings_of(changed).check(spec)
+        caches_of(changed, spec)
     except SpecError as error:
         return str(error)
     return ''

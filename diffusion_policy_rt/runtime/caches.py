@@ -12,6 +12,9 @@ from diffusion_policy_rt.runtime.ports import (
 from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.spec import Schedule
 
+LEAST_LEVEL = 0.001
+"""Lowest warm start; a chunk noised less is the last one [deviations of the data]."""
+
 
 @dataclass(frozen=True)
 class CacheRules:
@@ -31,8 +34,9 @@ class CacheRules:
     """Per camera, when parts of its images are not encoded again."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warm_start < math.inf:
-            raise SpecError(f'warm_start {self.warm_start:g} is no noise level')
+        if self.warm_start != 0 and not LEAST_LEVEL <= self.warm_start < math.inf:
+            raise SpecError(f'warm_start {self.warm_start:g} is no noise level; use 0 for none, '
+                            f'or {LEAST_LEVEL:g} and more')
 
 
 def keep_conditions(engine: Engine, keeps: bool) -> None:

@@ -13,6 +13,9 @@ import numpy as np
 
 from diffusion_policy_rt.spec import Preconditioning, Schedule
 
+SIGMA_MIN = 0.02
+"""Where the levels of `edm` end, unless told otherwise."""
+
 
 def squared_cosine_betas(n: int, max_beta: float = 0.999) -> list[float]:
     """Return the n betas of the squared-cosine DDPM schedule (Nichol & Dhariwal 2021)."""
@@ -50,8 +53,9 @@ def spaced_levels(levels: np.ndarray, n: int) -> np.ndarray:
     return np.asarray(levels)[steps[:n]]
 
 
-def default_schedules(precond: Preconditioning, counts: tuple[int, ...], sigma_min: float = 0.02,
-                      sigma_max: float = 80.0) -> dict[int, Schedule]:
+def default_schedules(precond: Preconditioning, counts: tuple[int, ...],
+                      sigma_min: float = SIGMA_MIN, sigma_max: float = 80.0
+                      ) -> dict[int, Schedule]:
     """Return one schedule per count: DDIM; ancestral where all DDPM levels are visited.
 
     For `edm` the n levels are the first of n + 1: the last step goes to zero from well above

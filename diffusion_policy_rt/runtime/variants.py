@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.runtime.schedule import default_schedules, spaced_levels
+from diffusion_policy_rt.runtime.schedule import SIGMA_MIN, default_schedules, spaced_levels
 from diffusion_policy_rt.spec import PolicySpec, Preconditioning, Schedule
 
 VARIANTS = ('ddim', 'ancestral', 'reduced-noise', 'warm-start')
@@ -109,7 +109,15 @@ def _served(precond: Preconditioning, steps: int, highest: float) -> np.ndarray:
 def _from(precond: Preconditioning, steps: int, start: float) -> np.ndarray:
     if precond.kind == 'ddpm':
         return evenly_spaced(precond, steps, start)
-    return _served(precond, steps, start)
+    lowest = min(SIGMA_MIN, start / 10)
+    return np.asarray(default_schedules(precond, (steps,), lowest, start)[steps].sigmas)
+
+
+def _warm(precond: Preconditioning, steps: int, start: float) -> np.ndarray:
+    """Return at most `steps` levels from `start`: a `ddpm` may have been trained at no more."""
+    if precond.kind == 'ddpm':
+        steps = min(steps, 1 + int(np.abs(np.log(np.asarray(precond.levels) / start)).argmin()))
+    return _from(precond, steps, start)
 
 
 def warmed(spec: PolicySpec, level: float) -> PolicySpec:
@@ -120,7 +128,7 @@ def warmed(spec: PolicySpec, level: float) -> PolicySpec:
     first = level * spec.precond.sigma_data
     return dataclasses.replace(spec, schedules={
         steps: schedule if schedule.kind == 'point' else dataclasses.replace(
-            schedule, warm_sigmas=tuple(_from(spec.precond, steps, first)))
+            schedule, warm_sigmas=tuple(_warm(spec.precond, steps, first)))
         for steps, schedule in spec.schedules.items()}) if level else spec
 
 
