@@ -15,7 +15,7 @@ from diffusion_policy_rt.replay import fuzz
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.replay.soak import Load, Soak
 from diffusion_policy_rt.replay.soak_figures import (
-    growth, histogram, lateness, spread, unaccounted, verdict)
+    growth, histogram, lateness, misses, spread, unaccounted, verdict)
 from diffusion_policy_rt.replay.soak_robot import SoakRobot
 from diffusion_policy_rt.replay.soak_table import page, rows, run_table
 from diffusion_policy_rt.replay.soak_table import verdict as table_verdict
@@ -41,6 +41,14 @@ def test_a_histogram_counts_each_value_once_up_to_what_is_more():
 def test_missing_ticks_are_unaccounted_and_a_start_from_zero_is_none():
     numbers = [0, 1, 2, 5, 6, 0, 1, 3]
     assert unaccounted([replace(TICK, tick=n) for n in numbers]) == 3
+
+
+def test_missed_ticks_are_told_one_by_one_but_not_without_end():
+    late = replace(TICK, slack_s=-0.3, missed=True)
+    told = misses([TICK, late, *[replace(late, tick=n, rung=Rung.STOP) for n in range(30)]], 0.01)
+    assert told[0] == {'tick': 0, 'lateness_s': pytest.approx(0.31), 'rung': 'chunk',
+                       'plan_s': TICK.plan_s}
+    assert [one['tick'] for one in told[1:]] == list(range(19))
 
 
 @pytest.mark.parametrize(('change', 'told'), [

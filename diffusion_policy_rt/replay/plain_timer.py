@@ -6,16 +6,21 @@ import json
 import signal
 import sys
 import threading
+from typing import Any
 
-import numpy as np
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64MultiArray
 
+from diffusion_policy_rt.replay.soak_figures import histogram, spread
 
-def run(rate: float, stop: threading.Event) -> dict[str, float]:
-    """Tick at `rate` [Hz] until `stop`; return percentiles of the publications' lateness [s]."""
+
+def run(rate: float, stop: threading.Event) -> dict[str, Any]:
+    """Tick at `rate` [Hz] until `stop`; return the publications' lateness: its spread [s], counts.
+
+    What it misses too, at the same instants, is not for the node to mend.
+    """
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('plain_timer')
     publisher = node.create_publisher(Float64MultiArray, '~/value', 1)
@@ -33,8 +38,8 @@ def run(rate: float, stop: threading.Event) -> dict[str, float]:
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_node()
     rclpy.shutdown()
-    seconds = np.array(late if late else [np.nan], float) / 1e9
-    return {f'p{p:g}': float(np.percentile(seconds, p)) for p in (50, 99, 99.9)}
+    seconds = [ns / 1e9 for ns in late]
+    return {**spread(seconds), 'histogram': histogram(seconds)}
 
 
 if __name__ == '__main__':

@@ -15,6 +15,8 @@ EDGES_MS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 15, 20, 50, 100, 1000)
 """Edges of the histograms [ms]."""
 MOST_GROWTH = 32 << 20
 """Growth of the node's memory above which it leaks [bytes]."""
+MOST_TOLD = 20
+"""Missed ticks that are told one by one."""
 SETTLE = 0.2
 """Share of the run after which memory should no longer grow."""
 
@@ -47,11 +49,22 @@ def unaccounted(ticks: Iterable[Tick]) -> int:
 
 def timings(ticks: Sequence[Tick], deadline_s: float) -> dict[str, Any]:
     """Return the lateness of all actions, and of those of ticks that planned nothing."""
-    row: dict[str, Any] = {}
+    row: dict[str, Any] = {'missed_ticks': misses(ticks, deadline_s)}
     for name, some in (('all', ticks), ('chunk', [t for t in ticks if t.rung == Rung.CHUNK])):
         late = lateness(some, deadline_s)
         row |= {f'lateness_{name}_s': spread(late), f'lateness_{name}_histogram': histogram(late)}
     return row
+
+
+def misses(ticks: Iterable[Tick], deadline_s: float) -> list[dict[str, Any]]:
+    """Return the first `MOST_TOLD` missed ticks: number, lateness [s], rung, time of the plan [s].
+
+    A STOP among them is a period in which the machine did not let the node tick.
+    """
+    missed = (tick for tick in ticks if tick.missed)
+    return [{'tick': tick.tick, 'lateness_s': deadline_s - tick.slack_s,
+             'rung': tick.rung.name.lower(), 'plan_s': tick.plan_s if tick.plan_s > 0 else None}
+            for tick in itertools.islice(missed, MOST_TOLD)]
 
 
 def counts(ticks: Sequence[Tick]) -> dict[str, Any]:
