@@ -52,7 +52,8 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
 
 
 def _write(policy: Policy, manifest: Mapping[str, Any], folder: Path, products: bool) -> Bundle:
-    written = copy.deepcopy(policy)
+    # layers are rewritten from the weights they have, which are not copied before
+    written = copy.deepcopy(policy, {id(weight): weight for weight in policy.parameters()})
     in_parts = split(written.denoiser)
     if products:
         lower(written)
