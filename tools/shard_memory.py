@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -51,6 +52,8 @@ def build(args: argparse.Namespace, world: World) -> list[nn.Module]:
 def build_distillation(args: argparse.Namespace, world: World) -> list[nn.Module]:
     """Build what a distillation trains."""
     recipe = load_distill_recipe(f'distill_{args.method.replace("-", "_")}', args.method)
+    # samples of one observation: what is computed is not what is weighed here
+    recipe = replace(recipe, train=replace(recipe.train, validation_sets=1))
     with tempfile.TemporaryDirectory() as folder:
         run = Distillation(read_bundle(args.teacher), recipe, [args.data], Path(folder), 0, world)
         made = DistillTrainer(run, recipe.train, world, 0, Path(folder) / 'none.ckpt', 'none')
