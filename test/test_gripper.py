@@ -11,7 +11,7 @@ from std_msgs.msg import Float64MultiArray  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_rt.errors import SpecError  # noqa: E402
-from diffusion_policy_rt.ros.param_table import defaults  # noqa: E402
+from diffusion_policy_rt.ros.policy_params import defaults  # noqa: E402
 from diffusion_policy_rt.ros.params import freeze  # noqa: E402
 from diffusion_policy_rt.ros.routes import make_routes  # noqa: E402
 
