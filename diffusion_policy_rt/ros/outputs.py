@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.ros.packed import PackedTrajectory
 
 TWIST = tuple(f'{part}.{axis}' for part in ('linear', 'angular') for axis in 'xyz')
 POSITION = tuple(f'position.{axis}' for axis in 'xyz')
@@ -33,8 +34,8 @@ class Output(Protocol):
     def to_message(self, actions: np.ndarray, stamp: Time | None) -> Any:
         """Make the message of actions [K, A] in units: the one due now, then the rest.
 
-        It is one and the same, filled anew, and stands until the next call: a tick has no time to
-        make its parts.
+        It is serialized, or one and the same, filled anew, that stands until the next call: a tick
+        has no time to make its parts.
         """
 
 
@@ -44,21 +45,16 @@ class JointTrajectoryOutput:
     message, velocity, whole, stamped = JointTrajectory, False, True, False
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
-        self._message = JointTrajectory(joint_names=list(fields))
-        self._message.header.frame_id = frame_id
-        self._step_ns = round(1e9 / rate)
-        self._points: list[JointTrajectoryPoint] = []
+        self._fields, self._frame_id, self._step_ns = fields, frame_id, round(1e9 / rate)
+        self._packed: dict[int, PackedTrajectory] = {}
 
-    def to_message(self, actions: np.ndarray, stamp: Time | None) -> JointTrajectory:
-        """Make the message; its stamp is 0, which means now to every controller."""
-        while len(self._points) < len(actions):
-            seconds, ns = divmod((len(self._points) + 1) * self._step_ns, 1_000_000_000)
-            self._points.append(JointTrajectoryPoint(
-                time_from_start=Duration(sec=seconds, nanosec=ns)))
-        self._message.points = self._points[:len(actions)]
-        for point, row in zip(self._message.points, actions.tolist()):
-            point.positions = row
-        return self._message
+    def to_message(self, actions: np.ndarray, stamp: Time | None) -> bytes:
+        """Make the message in CDR; its stamp is 0, which means now to every controller."""
+        points = len(actions)
+        if points not in self._packed:
+            self._packed[points] = PackedTrajectory(self._fields, self._frame_id, self._step_ns,
+                                                    points)
+        return self._packed[points].of(actions)
 
 
 class Float64MultiArrayOutput:
