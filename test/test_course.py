@@ -51,9 +51,11 @@ def beyond(limits, actions):
 @given(limits, chunks, places, st.integers(0, 8), st.integers(1, 9), st.sampled_from([0.1, 0.05]))
 def test_the_rest_of_a_chunk_has_the_bits_of_bounding_it_alone(
         limits, chunk, at, first, count, first_s):
-    due = chunk[first:first + count]
-    made = limits.course(chunk, 0.1).rest(first, first + count, at, first_s)
-    assert made.tobytes() == plain(limits, due, at, 0.1, first_s).tobytes()
+    due, course = chunk[first:first + count], limits.course(chunk, 0.1)
+    expected = plain(limits, due, at, 0.1, first_s).tobytes()
+    assert course.rest(first, first + count, at, first_s).tobytes() == expected
+    if len(due) and course.keeps_rate(first, at, first_s):
+        assert course.placed[first:first + count].tobytes() == expected
 
 
 @given(limits, arrays(float, (3, 2), elements=values | st.sampled_from([3 + 1e-10, 3 + 1e-8])))

@@ -42,11 +42,11 @@ READER = ('import rclpy, sys\n'
 class Side:
     """The loop and the gate of one checkout, without an engine."""
 
-    def __init__(self, package: str, spec: PolicySpec, velocity: float) -> None:
+    def __init__(self, package: str, spec: PolicySpec, *bounds: float) -> None:
         self._module = lambda name: import_module(f'{package}.{name}')
         action, size = spec.action, len(spec.action)
         limits = self._module('runtime.limits').Limits(
-            np.array(action.low), np.array(action.high), np.full(size, velocity))
+            np.array(action.low), np.array(action.high), *(np.full(size, b) for b in bounds))
         settings = self._module('runtime.settings').LoopSettings(control_rate=RATE, deadline=0.01)
         clock = self._module('runtime.clock').ManualClock()
         self.loop = self._module('runtime.loop').PolicyLoop(spec, None, settings, clock,
@@ -112,7 +112,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--beside', type=Path, required=True, help='another checkout')
     parser.add_argument('--policy', default='pusht')
-    parser.add_argument('--velocity', type=float, default=np.inf, help='limit of all actions')
+    for name in ('--velocity', '--acceleration'):
+        parser.add_argument(name, type=float, default=np.inf, help='limit of all actions')
     parser.add_argument('--ticks', type=int, default=2000)
     parser.add_argument('--cold', type=int, default=0, help='MiB written before each call')
     args = parser.parse_args()
@@ -125,7 +126,8 @@ def main() -> None:
             path.write_text(path.read_text().replace(OURS, BESIDE))
         sys.path.insert(0, folder)
         rclpy.init()
-        sides = [Side(package, spec, args.velocity) for package in (OURS, BESIDE)]
+        sides = [Side(package, spec, args.velocity, args.acceleration)
+                 for package in (OURS, BESIDE)]
     topics = [f'/{package}/action' for package in (OURS, BESIDE)]
     with subprocess.Popen([sys.executable, '-c', READER, *topics], stdout=subprocess.PIPE,
                           text=True) as reader:

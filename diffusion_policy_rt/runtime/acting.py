@@ -35,13 +35,15 @@ class Places:
     def __init__(self, spec: PolicySpec) -> None:
         states, names = spec.state.names, spec.action.names
         self._absent = np.array([name not in states for name in names])
+        self._some_absent = bool(self._absent.any())
         self._columns = np.array([states.index(name) if name in states else 0 for name in names])
 
     def of(self, state: State | None) -> np.ndarray:
         """Return a measured state by action name, [A]; NaN where there is none."""
         if state is None:
             return np.full(len(self._absent), np.nan)
-        return np.where(self._absent, np.nan, state.values[self._columns])
+        values = state.values[self._columns]
+        return np.where(self._absent, np.nan, values) if self._some_absent else values
 
 
 def resting(values: np.ndarray, chunk: Chunk | None, now_ns: int | None) -> np.ndarray:

@@ -33,6 +33,14 @@ class Course:
         far = np.flatnonzero(~((last - reach < these) & (these < last + reach)).all(1))
         return int(far[-1]) + 1 if len(far) else 0
 
+    def keeps_rate(self, first: int, at: np.ndarray, first_s: float) -> bool:
+        """Whether `rest` leaves all from `first` on as placed; True only where that is sure."""
+        if self._rate is None:
+            return True
+        row, reach = self.placed[first], self._rate * first_s
+        return first >= self._even and not bool(
+            ((row <= at - reach) | (at + reach <= row)).any())
+
     def rest(self, first: int, end: int, at: np.ndarray, first_s: float) -> np.ndarray:
         """Return the actions `first` to `end` within positions and rates, float64 [K, A].
 

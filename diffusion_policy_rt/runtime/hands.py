@@ -30,8 +30,8 @@ class Hands:
         self.state: State | None = None
         """The newest that was measured."""
         self._spec, self._places = spec, Places(spec)
-        self._placed_alone = not (limits.rated or self.motion.bounds)
-        """Whether no more than positions is bounded: then a chunk alone says what is sent."""
+        self._asks_state = limits.rated or self.motion.bounds
+        """Whether more than positions is bounded; else a chunk alone says what is sent."""
         self._followed: tuple[Chunk, Course] | None = None
         """The last chunk that was followed, and its way within the limits."""
         self._sent: np.ndarray | None = None
@@ -47,15 +47,17 @@ class Hands:
                now_ns: int) -> Action:
         """Return the actions `first`, which is due now, to `end` of a chunk within the limits."""
         course = self._course_of(chunk)
-        if self._placed_alone:
-            self.clips.note(course.moved[first])
-            return self._sending(Action(rung, course.placed[first:end]))
-        at = self._measured(settings)
-        rows = self.motion.follow(
-            self._bounded(course, first, end, at, settings), course.due[first:end],
-            chunk.before(now_ns), at, now_ns, 1 / settings.control_rate)
-        self.clips.note(bool((rows[0] != course.due[first]).any()))
-        return self._sending(self._contained(Action(rung, rows)))
+        if self._asks_state:
+            at = self._measured(settings)
+            begin = self._begin(at, settings)
+            if self.motion.bounds or not course.keeps_rate(first, *begin):
+                rows = self.motion.follow(
+                    course.rest(first, end, *begin), course.due[first:end], chunk.before(now_ns),
+                    at, now_ns, 1 / settings.control_rate)
+                self.clips.note(bool((rows[0] != course.due[first]).any()))
+                return self._sending(self._contained(Action(rung, rows)))
+        self.clips.note(course.moved[first])
+        return self._sending(Action(rung, course.placed[first:end]))
 
     def _course_of(self, chunk: Chunk) -> Course:
         if self._followed is None or self._followed[0] is not chunk:
@@ -84,8 +86,8 @@ class Hands:
         values = resting(self._measured(settings, now_ns), chunk, now_ns)
         if not np.isfinite(values).all():
             return Action.stop(self._spec)
-        held = self._bounded(self.limits.course(values[None], self._step_s), 0, 1,
-                             self._measured(settings), settings)
+        held = self.limits.course(values[None], self._step_s).rest(
+            0, 1, *self._begin(self._measured(settings), settings))
         if now_ns is not None:
             held = self.motion.brake(held[0], now_ns, 1 / settings.control_rate, told)
         return self._contained(Action(Rung.HOLD, held))
@@ -123,13 +125,15 @@ class Hands:
             self._sent = action.actions[0]
         return action
 
-    def _bounded(self, course: Course, first: int, end: int, at: np.ndarray,
-                 settings: LoopSettings) -> np.ndarray:
-        """Return a part of a course, from where the robot is, or from the velocity sent last."""
+    def _begin(self, at: np.ndarray, settings: LoopSettings) -> tuple[np.ndarray, float]:
+        """Return what bounds the next action, [A], and the time that it has for its change [s].
+
+        It is where the robot is measured to be, or the velocity that was sent last.
+        """
         if not self.velocity:
-            return course.rest(first, end, at, self._step_s)
+            return at, self._step_s
         sent = np.zeros(len(self._spec.action)) if self._sent is None else self._sent
-        return course.rest(first, end, sent, 1 / settings.control_rate)
+        return sent, 1 / settings.control_rate
 
     def _measured(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""
