@@ -43,9 +43,12 @@ class Asking:
     def _reserved(self, deadline: Deadline) -> int:
         """Return what is kept of the deadline for waking up from the wait and publishing [ns].
 
-        Bounded, since after one stall there must still be time to plan in.
+        Bounded where nothing else is there to publish: then there must be time to plan in. A tick
+        that has a chunk to follow may keep all of its deadline, and the plan is for the next one.
         """
-        most = deadline.budget_ns // 4
+        chunk = self._loop.current
+        follows = chunk is not None and len(chunk.rest(deadline.start_ns))
+        most = deadline.budget_ns // (2 if follows else 4)
         return PUBLISH_MARGIN_NS + sum(min(round(self._loop.latencies.p99_ns(stage)), most)
                                        for stage in ('wake', 'publish'))
 
