@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 from fakes import MS, START, feed, frame_at, make_loop, tiny_spec
 
-from diffusion_policy_rt.runtime.driver import MAX_SKIPPED, PUBLISH_MARGIN_NS, Driver
+from diffusion_policy_rt.runtime.asking import PUBLISH_MARGIN_NS
+from diffusion_policy_rt.runtime.driver import MAX_SKIPPED, Driver
 from diffusion_policy_rt.runtime.observation import NotReady
 from diffusion_policy_rt.runtime.planner import Planner
 from diffusion_policy_rt.runtime.timeline import SteadyTimeline

@@ -20,7 +20,8 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_rt.replay import fuzz
-from diffusion_policy_rt.ros.param_table import TABLE, policy_params
+from diffusion_policy_rt.ros.param_table import TABLE
+from diffusion_policy_rt.ros.policy_params import policy_params
 from diffusion_policy_rt.runtime.observation import ROBOT
 from diffusion_policy_rt.runtime.trace import Tick, read_values
 from diffusion_policy_rt.spec import PolicySpec
