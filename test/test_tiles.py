@@ -352,7 +352,7 @@ def test_wrist_cameras_are_left_out_by_default():
 @pytest.mark.parametrize('rule', [{'threshold': -1}, {'threshold': 256}, {'max_age': -1},
                                   {'max_age': float('inf')}, {'threshold': float('nan')}])
 def test_a_rule_that_bounds_nothing_is_refused(rule):
-    with pytest.raises(SpecError, match='threshold'):
+    with pytest.raises(SpecError, match=next(iter(rule))):
         TileRule(True, **rule)
 
 

@@ -75,9 +75,11 @@ def stage_part(camera: str, stage: int | str) -> str:
 
 def sha256(path: Path) -> str:
     """Return the file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(
-            hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def resolve(policy: str | Path) -> Path:

@@ -57,9 +57,10 @@ class TileRule:
     """Age above which an image is encoded whole again [s]; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.threshold <= 255 and 0 <= self.max_age < np.inf):
-            raise SpecError(f'threshold {self.threshold:g} must lie in 0..255 and max_age '
-                            f'{self.max_age:g} must be finite and not negative')
+        if not 0 <= self.threshold <= 255:
+            raise SpecError(f'threshold {self.threshold:g} must lie in 0..255')
+        if not 0 <= self.max_age < np.inf:
+            raise SpecError(f'max_age {self.max_age:g} must be finite and not negative')
 
     @classmethod
     def of(cls, camera: CameraSpec) -> TileRule:
