@@ -42,10 +42,14 @@ def smooth(rehearsal: Rehearsal, sigmas: tuple[float, ...], jerk: float,
 def candidates(given: Sequence[np.ndarray], sigmas: tuple[float, ...]) -> list[BlockSchedule]:
     """Return schedules that save something, those that save most first.
 
-    `given` is what each branch gave, [N, K, D], in plans that computed all.
+    `given` is what each branch gave, [N, K, D], in plans that computed all. Branches are computed
+    in calls of their own, or all in the same ones.
     """
     calls, drifting = len(sigmas), int(np.argmax(list(map(drift, given))))
-    found = [find(given, sigmas, budget, 1) for budget in range(1, calls)]
+    others = np.concatenate([branch for i, branch in enumerate(given) if i != drifting] or given,
+                            axis=-1)
+    found = [schedule for budget in range(1, calls) for schedule in (
+        find(given, sigmas, budget, 1), in_step(find([others], sigmas, budget), len(given)))]
     made = {from_call(one, drifting, first) for one in found for first in range(1, calls + 1)}
     return sorted((one for one in made if one.saving > 1),
                   key=lambda one: (-one.saving, one.fresh))
@@ -56,3 +60,8 @@ def from_call(schedule: BlockSchedule, branch: int, first: int) -> BlockSchedule
     return BlockSchedule(schedule.sigmas, tuple(
         fresh[:branch] + '1' + fresh[branch + 1:] if call >= first else fresh
         for call, fresh in enumerate(schedule.fresh)))
+
+
+def in_step(schedule: BlockSchedule, branches: int) -> BlockSchedule:
+    """Return the schedule of one branch for several."""
+    return BlockSchedule(schedule.sigmas, tuple(branches * fresh for fresh in schedule.fresh))
