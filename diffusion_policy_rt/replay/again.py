@@ -18,7 +18,7 @@ from diffusion_policy_rt.replay.events import of_one_clock
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.virtual import Costs
 from diffusion_policy_rt.ros.bag import Bag
-from diffusion_policy_rt.runtime.driver import PUBLISH_MARGIN_NS
+from diffusion_policy_rt.runtime.asking import PUBLISH_MARGIN_NS
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.plan import Fate
 from diffusion_policy_rt.runtime.settings import LoopSettings
