@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS
 from diffusion_policy_rt.engines.weights import Stored, part_of, prefix_of
+from diffusion_policy_rt.train.compact import compact
 
 NET, MASKED = 'net.', 'step.'
 """Before the names of layers that a part took over from the whole network, or from a step."""
@@ -25,6 +26,7 @@ def refer(path: Path, weights: Weights, metadata: Mapping[str, str] | None = Non
     own_weights(graph)
     name_products(graph, weights.called)
     weights.share(graph)
+    compact(graph)
     path.write_bytes(graph.SerializeToString())
 
 
