@@ -22,12 +22,16 @@ class Hands:
     def __init__(self, spec: PolicySpec, limits: Limits, velocity: bool) -> None:
         self.limits, self.velocity = limits, velocity
         self.motion, self.clips = Motion(limits, 1 / spec.rate), Clips()
+        self._counts = self.motion.bounds or not velocity and bool(np.isfinite(limits.rate).any())
         if velocity and self.motion.bounds:
             raise SpecError('limits.*.max_acceleration bounds positions; the acceleration of a '
                             'velocity is bounded by limits.*.max_velocity')
         self.state: State | None = None
         """The newest that was measured."""
         self._spec = spec
+        self.counted: np.ndarray | None = None
+        """Where the robot was measured to be [A] when the tick's action was bounded by it, or held
+        it there; None where nothing measured counts."""
         self._sent: np.ndarray | None = None
         """The last velocity that was to be published [A]; stays None for other actions."""
 
@@ -35,14 +39,16 @@ class Hands:
         """Take in a measured state."""
         self.state = state
         if self.motion.bounds:
-            self.motion.measure(state.stamp_ns, self._measured(settings), settings.period_ns)
+            self.motion.measure(state.stamp_ns, measured(self._spec, state), settings.period_ns)
 
     def follow(self, chunk: Chunk, rest: np.ndarray, rung: Rung, settings: LoopSettings,
                now_ns: int) -> Action:
         """Return what is left of a chunk, `rest` [K, A] from now on, within the limits."""
+        at = self.at(settings)
+        self.counted = at if self._counts else None
         actions = self.motion.follow(
-            self._bounded(rest.astype(float), settings), rest.astype(float), chunk.before(now_ns),
-            self._measured(settings), now_ns, 1 / settings.control_rate)
+            self._bounded(rest.astype(float), settings, at), rest.astype(float),
+            chunk.before(now_ns), at, now_ns, 1 / settings.control_rate)
         self.clips.note(rest[0], actions[0])
         return self._sending(self._contained(Action(rung, actions)))
 
@@ -62,10 +68,12 @@ class Hands:
         """Return what keeps the robot where it is measured to be; see `PolicyLoop.hold`."""
         if self.velocity:
             return self._come_to_rest(settings)
-        values = resting(self._measured(settings, now_ns), chunk, now_ns)
+        at = self.at(settings, now_ns)
+        self.counted = at if told else self.counted
+        values = resting(at, chunk, now_ns)
         if not np.isfinite(values).all():
             return Action.stop(self._spec)
-        held = self._bounded(values[None].astype(float), settings)
+        held = self._bounded(values[None].astype(float), settings, self.at(settings))
         if now_ns is not None:
             held = self.motion.brake(held[0], now_ns, 1 / settings.control_rate, told)
         return self._contained(Action(Rung.HOLD, held))
@@ -103,14 +111,15 @@ class Hands:
             self._sent = action.actions[0]
         return action
 
-    def _bounded(self, actions: np.ndarray, settings: LoopSettings) -> np.ndarray:
+    def _bounded(self, actions: np.ndarray, settings: LoopSettings,
+                 at: np.ndarray) -> np.ndarray:
         period, step = 1 / settings.control_rate, 1 / self._spec.rate
         if not self.velocity:
-            return self.limits.apply(actions, self._measured(settings), step)
+            return self.limits.apply(actions, at, step)
         sent = np.zeros(len(self._spec.action)) if self._sent is None else self._sent
         return self.limits.apply(actions, sent, step, period)
 
-    def _measured(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
+    def at(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""
         state = self.state
         old = (state is not None and now_ns is not None

@@ -257,6 +257,7 @@ class PolicyLoop:
         The rule of a stream that is stale goes before all of it.
         """
         chunk = self.current
+        self.hands.counted = None
         return replace(self._acted(now_ns, plan, chunk), chunk=chunk)
 
     def _acted(self, now_ns: int, plan: Plan | None, chunk: Chunk | None) -> Action:
