@@ -16,7 +16,7 @@ ROWS = 72
 
 
 def start(size, out, **options):
-    """Start `size` processes of one run; return them. `options` are those of `main`."""
+    """Start `size` processes of one run; return them. `options` are `main`'s or `distil`'s."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
@@ -93,7 +93,7 @@ def how(epochs=4):
     return Training(epochs=epochs, batch_size=32, learning_rate=1e-3, warmup_steps=2)
 
 
-def task():
+def task(world):
     """Return a stand-in for a distillation: one network teaches another of its kind."""
     from diffusion_policy_rt.model.policy import make_denoiser
     from diffusion_policy_rt.train.distill.methods import METHODS
@@ -104,16 +104,16 @@ def task():
         def __init__(self):
             made = objective()
             self.spec, self.train_rows = tiny_spec(), made.train_rows
-            self.module, self.teacher_module = (stirred(make_denoiser(
+            self.module, teacher = (stirred(make_denoiser(
                 self.spec, TRANSFORMER['denoiser'])) for _ in range(2))
-            self.teacher_module.requires_grad_(False)
+            self.teacher = world.place(teacher.requires_grad_(False), trained=False)
             self.chunks, self.observed = made.chunks, made.observed
 
         def loss_of(self, student, average):
             critic = stirred(make_denoiser(
                 self.spec, {**TRANSFORMER['denoiser'], 'stop_time': True}))
             return METHODS['onedp-s'].make(Networks(
-                student, average, self.spec.precond, self.teacher_module, self.spec.precond,
+                student, average, self.spec.precond, self.teacher, self.spec.precond,
                 critic), OneDPOptions(student_every=2))
 
         def batch(self, rows, rng):
@@ -159,7 +159,7 @@ def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, stream=False, t
     torch.set_num_threads(1)
     world = join(Strategy(**strategy))
     given, feed = streamed(world) if stream else (
-        task() if distil else objective(world.building() if built else None), None)
+        task(world) if distil else objective(world.building() if built else None), None)
     run = given, how(), world, 3, Path(out) / 'policy.ckpt', 'run'
     made = DistillTrainer(*run) if distil else Trainer(*run, feed=feed)
     step = made.train_step
@@ -187,5 +187,40 @@ def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, stream=False, t
                       'held': held, 'all': sum(p.numel() for p in made.module.parameters())}))
 
 
+def distillation(world, out, teacher, data, recipe):
+    """Distil a bundle as `dprt distill` does.
+
+    Returns the run, its student, and whether teacher, student and critic were each spread
+    while they were built.
+    """
+    from diffusion_policy_rt.engines.bundle import read_bundle
+    from diffusion_policy_rt.train.distill.recipe import load_distill_recipe
+    from diffusion_policy_rt.train.distill.run import Distillation
+    from diffusion_policy_rt.train.sharding import is_spread
+
+    run = Distillation(read_bundle(teacher), load_distill_recipe(recipe, 'onedp-s'), [data],
+                       Path(out), 0, world)
+    critic = run.loss_of(run.module, run.module).critic
+    spread = [is_spread(net) for net in (run.teacher.denoiser, run.module, critic)]
+    return run, run.run(), spread
+
+
+def distil(out, teacher, data, recipe, **strategy):
+    """Distil a bundle in this process and its peers."""
+    import torch
+
+    from diffusion_policy_rt.train.distributed import Strategy, join
+
+    torch.set_num_threads(1)
+    world = join(Strategy(**strategy))
+    run, student, spread = distillation(world, out, teacher, data, recipe)
+    if world.leads:
+        torch.save(student.state_dict(), Path(out) / 'whole.pt')
+    world.leave()
+    print(json.dumps({'train': run.history.train, 'validation': run.history.validation,
+                      'spread': spread}))
+
+
 if __name__ == '__main__':
-    main(**json.loads(sys.argv[1]))
+    told = json.loads(sys.argv[1])
+    (distil if 'teacher' in told else main)(**told)

@@ -20,7 +20,10 @@ from diffusion_policy_rt.runtime.settings import LoopSettings
 torch = pytest.importorskip('torch', reason='the search looks into torch networks')
 from diffusion_policy_rt.model.masked import MaskedStep  # noqa: E402
 from diffusion_policy_rt.model.split import split  # noqa: E402
-from diffusion_policy_rt.train.blocks import best_updates, find, similarity  # noqa: E402
+from diffusion_policy_rt.replay.fidelity import compare_chunks  # noqa: E402
+from diffusion_policy_rt.train.block_search import candidates, smooth  # noqa: E402
+from diffusion_policy_rt.train.blocks import (  # noqa: E402
+    Rehearsal, best_updates, drift, find, similarity)
 from diffusion_policy_rt.train.quantize.run import reexport  # noqa: E402
 
 SIGMAS = (3.0, 2.0, 1.0, 0.5)
@@ -167,3 +170,32 @@ def test_a_schedule_without_its_graphs_is_told_at_loading(blocked):
 
 def test_names_tell_what_goes_in_and_out():
     assert names('101') == (['kept_1'], ['made_0', 'made_2'])
+
+
+@given(st.integers(0, 99), st.integers(1, 3))
+def test_candidates_save_most_first_and_compute_what_drifts_from_one_call_on(seed, branches):
+    given_ = list(np.random.default_rng(seed).standard_normal((branches, 5, 4, 3)))
+    drifting = int(np.argmax(list(map(drift, given_))))
+    found = candidates(given_, SIGMAS)
+    savings = [one.saving for one in found]
+    assert savings == sorted(savings, reverse=True) and savings[-1] > 1
+    assert len(set(found)) == len(found)
+    assert any([call[drifting] for call in one.fresh] == list('1011') for one in found)
+
+
+def test_the_search_takes_the_greatest_saving_within_the_bound(exported):
+    policy = exported('keypoint_mlp', 'edm')[1]
+    conds = np.random.default_rng(0).standard_normal((6, policy.spec.cond_dim)).astype(np.float32)
+    rehearsal = Rehearsal(policy, conds, 4, 0)
+    real = policy.spec.action.denormalise
+    whole, made = rehearsal.play(rehearsal.all_computed)
+    jerks = {}
+    for one in candidates(made, policy.spec.schedule(4).sigmas):
+        found = compare_chunks(policy.spec, real(rehearsal.play(one.fresh)[0]), real(whole))
+        jerks[one] = found['jerk_ratio'] if found['chunk_rmse'] <= 0.01 else np.inf
+    for bound in sorted(jerks.values()):
+        if np.isfinite(bound):
+            first = next(one for one, jerk in jerks.items() if jerk <= bound)
+            assert smooth(rehearsal, first.sigmas, bound, list) == first
+    with pytest.raises(DataError, match='allow more'):
+        smooth(rehearsal, first.sigmas, 0.0, list)

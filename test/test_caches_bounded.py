@@ -9,6 +9,7 @@ from diffusion_policy_rt.runtime.clock import ManualClock
 from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.ports import Stage, Staged
+from diffusion_policy_rt.runtime.receptive import ReceptiveField
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.tiles import TileRule
 
@@ -19,7 +20,7 @@ class StagedFake(FakeEngine):
     """A FakeEngine that can be run by layers: every second pixel, and its mean."""
 
     def staged(self, camera):
-        return Staged((Stage(1, 2, 0, lambda x: x[:, ::2, ::2]),),
+        return Staged((Stage((ReceptiveField(1, 2, 0),), lambda x: x[:, ::2, ::2]),),
                       lambda x: np.full(8, x.mean(), np.float32))
 
 

@@ -1,6 +1,7 @@
 """The commands' borders: JSON keys that scripts rely on, and one clear line on bad input."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -114,6 +115,23 @@ def test_bench_takes_every_size_that_is_named(tmp_path):
     rows = [(row['horizon'], row['bytes']) for row in data['rows']]
     assert [horizon for horizon, _ in rows] == [12, 12, 16, 16]
     assert rows[0][1] < rows[1][1] and rows[2][1] < rows[3][1]
+
+
+def test_a_size_that_does_not_fit_is_refused_before_it_is_built(monkeypatch, tmp_path, capsys):
+    pytest.importorskip('torch', reason='random weights need torch')
+    from diffusion_policy_rt.train import base
+
+    def built(*_, **__):
+        raise AssertionError('it was built')
+
+    monkeypatch.setattr(base, 'write_base', built)
+    monkeypatch.setattr(base, 'available_memory', lambda: 5e9)
+    asked = ['bench', '--what', 'denoiser', '--size', 'base', '--denoiser', 'transformer']
+    assert main([*asked, '--params', '20B']) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r'fp32, int8-dynamic take \d+\.\d GB of memory .* 5\.0 GB are left', last)
+    with pytest.raises(AssertionError, match='it was built'):
+        main([*asked, '--params', '1M'])
 
 
 def test_bench_holds_the_fused_graph_against_single_calls(tmp_path):

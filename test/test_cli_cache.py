@@ -32,6 +32,14 @@ def test_the_bundle_holds_the_schedule_and_its_cost(toy, tmp_path):  # noqa: F81
     assert {f'denoiser_step_{call}.onnx' for call in fresh} <= set(bundle.files)
 
 
+def test_a_schedule_within_a_bound_of_jerk_is_found_and_said(toy, tmp_path):  # noqa: F811
+    out = tmp_path / 'made'
+    assert cache(toy, out, '--steps', '4', '--jerk', '3') == 0
+    bundle, result = read_bundle(out), json.loads(out.with_name('made.json').read_text())
+    assert bundle.blocks['4']['fresh'] == result['fresh'] and result['saving'] > 1
+    assert set(result['fresh'][0]) == {'1'}
+
+
 def test_the_schedule_stays_with_the_weights_and_its_cost_is_measured_again(
         toy, tmp_path, capsys):  # noqa: F811
     assert cache(toy, tmp_path / 'made', '--steps', '4', '--budget', '2') == 0
@@ -57,7 +65,9 @@ def test_the_schedule_stays_with_the_weights_and_its_cost_is_measured_again(
 
 @pytest.mark.parametrize(('more', 'told'), [
     (['--steps', '1'], 'plans of 4 steps or more'), (['--steps', '5'], 'steps'),
-    (['--steps', '4', '--budget', '9'], 'give 1 to 4')])
+    (['--steps', '4', '--budget', '9'], 'give 1 to 4'),
+    (['--steps', '4', '--jerk', '0.9'], 'ratio of 1 or more'),
+    (['--steps', '4', '--jerk', '1.1', '--budget', '2'], 'without --budget')])
 def test_what_cannot_be_is_refused_and_nothing_is_written(toy, tmp_path, capsys,  # noqa: F811
                                                           more, told):
     assert cache(toy, tmp_path / 'made', *more) == 1

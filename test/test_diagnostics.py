@@ -1,6 +1,7 @@
 """Ticks to /diagnostics: figures of the window, levels by threshold."""
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from fakes import MS
 pytest.importorskip('rclpy', reason='the message classes come with ROS 2')
 from builtin_interfaces.msg import Time  # noqa: E402
 
+from diffusion_policy_rt.ros import diagnostics  # noqa: E402
 from diffusion_policy_rt.ros.diagnostics import (  # noqa: E402
     ERROR, OK, WARN, Monitor, Status, figures, to_message)
 from diffusion_policy_rt.runtime.trace import Rung, Tick  # noqa: E402
@@ -42,6 +44,23 @@ def test_figures_count_rungs_misses_and_cache_hits():
 def test_figures_of_no_ticks_are_absent_and_not_zero():
     values = figures([], 2)
     assert values['plan_s.p50'] is None and math.isnan(values['observation_age'])
+
+
+def test_ticks_may_come_while_it_tells():
+    made = monitor([TICK] * 5)
+
+    def interrupt(frame, event, _):
+        if frame.f_code.co_filename == diagnostics.__file__ and len(made._ticks) < 50:
+            made._ticks.append((0, TICK))  # as another thread does, between any two steps
+        return interrupt
+
+    before = sys.gettrace()
+    sys.settrace(interrupt)
+    try:
+        status = made.statuses(SECOND, True, {})[0]
+    finally:
+        sys.settrace(before)
+    assert status.values['ticks'] > 5 and len(made._ticks) == 50
 
 
 def test_ticks_older_than_the_window_are_left_out():

@@ -7,6 +7,8 @@ import pytest
 
 pytest.importorskip('rclpy', reason='the message classes come with ROS 2')
 from builtin_interfaces.msg import Time  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_rt.ros import gate  # noqa: E402
 from diffusion_policy_rt.ros.outputs import make_output  # noqa: E402
@@ -62,7 +64,7 @@ def test_single_actions_follow_one_another_to_the_end_of_the_way(told):
 
 def test_a_trajectory_is_told_once_and_the_gripper_beside_it_by_and_by(told):
     make(told, 'joint_trajectory').hold(HOLD, 0.1)
-    once, = told.messages['~/action']
+    once, = (deserialize_message(data, JointTrajectory) for data in told.messages['~/action'])
     assert [list(point.positions) for point in once.points] == WAY[:, :2].tolist()
     assert [list(msg.data) for msg in told.messages['~/gripper_action']] == WAY[:, 2:].tolist()
 

@@ -8,10 +8,11 @@ from ros_rig import CONFIGURE, drive, overrides
 pytest.importorskip('rclpy', reason='the message classes come with ROS 2')
 from rclpy.qos import QoSProfile  # noqa: E402
 from std_msgs.msg import Float64MultiArray  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 
 from diffusion_policy_rt.errors import SpecError  # noqa: E402
-from diffusion_policy_rt.ros.param_table import defaults  # noqa: E402
+from diffusion_policy_rt.ros.policy_params import defaults  # noqa: E402
 from diffusion_policy_rt.ros.params import freeze  # noqa: E402
 from diffusion_policy_rt.ros.routes import make_routes  # noqa: E402
 
@@ -46,8 +47,10 @@ def test_each_value_leaves_once_under_its_name(bundle, kind):
     made = routes(bundle, **{'gripper.actions': [APART], 'gripper.action_type': kind,
                              'action_fields': ['shoulder', 'claw']})
     arm, claw = (route.output.to_message(actions[:, route.columns], None) for route in made)
+    arm = deserialize_message(arm, JointTrajectory)
     assert arm.joint_names == ['shoulder'] and [p.positions[0] for p in arm.points] == [0, 2, 4]
     if kind == 'joint_trajectory':
+        claw = deserialize_message(claw, JointTrajectory)
         assert claw.joint_names == ['claw'] and [p.positions[0] for p in claw.points] == [1, 3, 5]
     else:
         assert list(claw.data) == [1]

@@ -11,7 +11,7 @@ torch = pytest.importorskip('torch', reason='the layers are torch modules')
 from diffusion_policy_rt.engines.torch_engine import load_policy  # noqa: E402
 from diffusion_policy_rt.model.blocks import PositionNorm  # noqa: E402
 from diffusion_policy_rt.model.lower import (  # noqa: E402
-    MatrixProduct, from_matrix, lower, raise_weights, taps, to_matrix)
+    MatrixProduct, from_matrix, lower, raise_weight, taps, to_matrix)
 from diffusion_policy_rt.model.rows import RowNorm, VectorMish  # noqa: E402
 from diffusion_policy_rt.model.unet import ConditionalUnet1D  # noqa: E402
 
@@ -101,7 +101,8 @@ def test_the_u_net_keeps_no_convolution_and_gives_the_same_outputs():
                 if isinstance(m, (torch.nn.Conv1d, torch.nn.ConvTranspose1d, torch.nn.Linear,
                                   torch.nn.GroupNorm))]
     fresh = ConditionalUnet1D(2, 16, 6, (16, 32, 64), groups=4, step_dim=16)
-    raised = raise_weights(fresh, lowered.state_dict())
+    raised = {name: raise_weight(fresh, name, value)
+              for name, value in lowered.state_dict().items()}
     assert raised.keys() == weights.keys()
     assert all(torch.equal(raised[name], weights[name]) for name in weights)
 

@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 from fakes import ACTIONS
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusion_policy_rt.errors import SpecError
 
 pytest.importorskip('rclpy', reason='the message classes come with ROS 2')
-from builtin_interfaces.msg import Time  # noqa: E402
+from builtin_interfaces.msg import Duration, Time  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
 
+from diffusion_policy_rt.ros.bag import to_cdr  # noqa: E402
 from diffusion_policy_rt.ros.outputs import OUTPUTS, check_finite, make_output  # noqa: E402
+from diffusion_policy_rt.ros.packed import PackedTrajectory  # noqa: E402
 
 STAMP = Time(sec=5, nanosec=7)
 CHUNK = np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
@@ -19,8 +25,16 @@ def make(action_type, fields=ACTIONS, names=ACTIONS, rate=10.0, frame_id=''):
     return make_output(action_type, fields, names, rate, frame_id)
 
 
+def trajectory(chunk, **options):
+    return read(make('joint_trajectory', **options).to_message(chunk, STAMP))
+
+
+def read(data):
+    return deserialize_message(data, JointTrajectory)
+
+
 def test_a_trajectory_holds_the_rest_of_the_chunk_by_due_time():
-    msg = make('joint_trajectory', rate=4.0).to_message(CHUNK, STAMP)
+    msg = trajectory(CHUNK, rate=4.0)
     assert msg.joint_names == list(ACTIONS)
     assert [list(point.positions) for point in msg.points] == CHUNK.tolist()
     due = [p.time_from_start.sec + p.time_from_start.nanosec / 1e9 for p in msg.points]
@@ -29,7 +43,7 @@ def test_a_trajectory_holds_the_rest_of_the_chunk_by_due_time():
 
 
 def test_the_due_time_of_a_point_carries_into_seconds():
-    msg = make('joint_trajectory').to_message(np.zeros((12, 2)), STAMP)
+    msg = trajectory(np.zeros((12, 2)))
     due = [(p.time_from_start.sec, p.time_from_start.nanosec) for p in msg.points]
     assert due[8:] == [(0, 900_000_000), (1, 0), (1, 100_000_000), (1, 200_000_000)]
 
@@ -38,13 +52,29 @@ def test_a_shorter_chunk_leaves_nothing_of_a_longer_one():
     output = make('joint_trajectory', rate=4.0)
     for rows in (12, 1, 3):
         chunk = np.arange(2.0 * rows).reshape(rows, 2)
-        msg = output.to_message(chunk, STAMP)
+        msg = read(output.to_message(chunk, STAMP))
         assert [list(point.positions) for point in msg.points] == chunk.tolist()
     assert [p.time_from_start.nanosec for p in msg.points] == [250000000, 500000000, 750000000]
 
 
+names = st.lists(st.text(st.characters(codec='utf-8', exclude_characters='\0'), max_size=9),
+                 min_size=1, max_size=4)
+
+
+@given(names, st.text('abcdefg', max_size=9), st.integers(1, 17), st.integers(1, 3 * 10**9))
+def test_the_bytes_are_those_of_a_message_that_is_made_of_its_parts(joints, frame, count, step):
+    chunk = np.random.default_rng(count).normal(size=(count, len(joints)))
+    made = PackedTrajectory(joints, frame, step, count).of(chunk)
+    points = [JointTrajectoryPoint(positions=row, time_from_start=Duration(
+        sec=k * step // 10**9, nanosec=k * step % 10**9)) for k, row in enumerate(chunk, 1)]
+    plain = JointTrajectory(joint_names=joints, points=points)
+    plain.header.frame_id = frame
+    assert read(made) == plain
+    assert made == to_cdr(plain, 'trajectory_msgs/msg/JointTrajectory')
+
+
 def test_action_fields_rename_joints_and_keep_their_order():
-    msg = make('joint_trajectory', ('cart_y', 'cart_x')).to_message(CHUNK, STAMP)
+    msg = trajectory(CHUNK, fields=('cart_y', 'cart_x'))
     assert msg.joint_names == ['cart_y', 'cart_x']
     assert list(msg.points[0].positions) == [1.0, 2.0]
 
@@ -95,7 +125,8 @@ def test_every_type_says_whether_it_moves_by_velocity(action_type):
     fields = ('linear.x', 'linear.y') if action_type == 'twist_stamped' else ('x', 'y')
     output = make(action_type, fields)
     assert output.velocity is (action_type == 'twist_stamped')
-    assert isinstance(output.to_message(CHUNK, STAMP), output.message)
+    message = output.to_message(CHUNK, STAMP)
+    assert isinstance(read(message) if isinstance(message, bytes) else message, output.message)
 
 
 @pytest.mark.parametrize('bad', [[[np.nan, 1.0]], [[1.0, np.inf]], np.empty((0, 2))])

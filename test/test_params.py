@@ -12,7 +12,11 @@ from ros_rig import overrides, rclpy
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.replay import fuzz
 from diffusion_policy_rt.ros import params
-from diffusion_policy_rt.ros.param_table import TABLE, Param, caches_of, policy_params, render
+from diffusion_policy_rt.ros.param import Param
+from diffusion_policy_rt.ros.param_page import render
+from diffusion_policy_rt.ros.param_table import TABLE
+from diffusion_policy_rt.ros.param_values import caches_of
+from diffusion_policy_rt.ros.policy_params import policy_params
 from diffusion_policy_rt.runtime.settings import LoopSettings
 
 yaml = pytest.importorskip('yaml', reason='parameter files are YAML')
@@ -114,9 +118,10 @@ def test_what_contradicts_itself_or_the_policy_does_not_freeze(changes, told):
     ({'deadline': 0.05, 'observation_timeout': 0.05}, 'must be below observation_timeout'),
     ({'min_steps': 9}, 'above max_steps'),
     ({'enable_output': True}, ''),
-    ({'cache.warm_start': 0.0001}, 'warm_start 0.0001 is no noise level; use 0'),
-    ({'cache.warm_start': float('nan')}, 'warm_start nan is no noise level'),
-    ({'cache.wrist.threshold': float('nan')}, 'threshold nan must lie in 0..255'),
+    ({'cache.warm_start': 0.0001}, 'cache.warm_start 0.0001 is no noise level; use 0'),
+    ({'cache.warm_start': float('nan')}, 'cache.warm_start nan is no noise level'),
+    ({'cache.wrist.threshold': float('nan')}, 'cache.wrist.threshold nan must lie in 0..255'),
+    ({'cache.front.max_age': float('inf')}, 'cache.front.max_age inf must be finite'),
     ({'somebody.elses': 1}, ''),
 ])
 def test_changes_are_refused_as_a_set(changes, told):
@@ -178,7 +183,7 @@ def test_the_files_in_config_can_be_declared(make_node):
 
 def test_the_documentation_is_what_the_table_renders():
     assert DOCS.read_text() == render(), (
-        'run python -m diffusion_policy_rt.ros.param_table > docs/parameters.md')
+        'run python -m diffusion_policy_rt.ros.param_page > docs/parameters.md')
 
 
 def test_ranges_of_integers_and_floats_are_both_described():

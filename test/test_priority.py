@@ -36,8 +36,9 @@ def test_the_cores_hold_for_the_thread_alone():
     assert os.sched_getaffinity(0) == before
 
 
-def test_all_that_share_the_interpreter_are_raised_with_it_and_given_back(monkeypatch):
-    asked = {}
+def test_all_threads_of_the_process_are_raised_with_it_and_given_back(monkeypatch):
+    asked, listed = {}, os.listdir
+    monkeypatch.setattr(os, 'listdir', lambda path: [*listed(path), '7654321'])  # a middleware's
     monkeypatch.setattr(os, 'sched_setscheduler', lambda thread, policy, param: asked.update(
         {thread: (policy & ~os.SCHED_RESET_ON_FORK, param.sched_priority,
                   bool(policy & os.SCHED_RESET_ON_FORK))}))
@@ -47,6 +48,7 @@ def test_all_that_share_the_interpreter_are_raised_with_it_and_given_back(monkey
     here = threading.get_native_id()
     assert told == [] and asked[ticking[0]] == (os.SCHED_FIFO, 50, True)
     assert asked[here] == (os.SCHED_FIFO, 1, True), 'what they start is ordinary again'
+    assert asked[7654321] == asked[here]
     Priority(50).release()
     assert asked[here] == (os.SCHED_OTHER, 0, True)
     asked.clear()

@@ -20,7 +20,7 @@ from diffusion_policy_rt.engines.bundle import WEIGHTS, read_bundle, write_bundl
 from diffusion_policy_rt.engines.torch_engine import load_policy  # noqa: E402
 from diffusion_policy_rt.errors import SpecError  # noqa: E402
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer  # noqa: E402
-from diffusion_policy_rt.train.selection import FIRST_SEED, ClosedLoop  # noqa: E402
+from diffusion_policy_rt.train.selection import FIRST_SEED, ClosedLoop, completed  # noqa: E402
 from diffusion_policy_rt.train.selection import ClosedLoopReferee as Referee  # noqa: E402
 from diffusion_policy_rt.train.trainer import Trainer  # noqa: E402
 
@@ -173,6 +173,17 @@ def test_evaluation_leaves_the_training_as_it_was(toy, scored):
     assert set(made) == {'score_1', 'success_1'} and module.training
     assert all(torch.equal(v, before[k]) for k, v in policy.state_dict().items())
     assert scored[0][0] != digest(bundle.folder), 'the module is what was evaluated'
+
+
+def test_what_is_evaluated_copies_no_denoiser_that_is_spread_over_processes(toy, monkeypatch):
+    def refuse(*_):
+        raise AssertionError('FSDP does not support deepcopy')
+
+    policy, module = load_policy(read_bundle(toy[1])), load_policy(read_bundle(toy[1])).denoiser
+    monkeypatch.setattr(policy.denoiser, '__deepcopy__', refuse, raising=False)
+    made = completed(policy, module)
+    assert made.denoiser is not module and made.encoders is not policy.encoders
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), policy.parameters()))
 
 
 @pytest.mark.parametrize('every, epochs, due', [(2, 5, [2, 4, 5]), (3, 2, [2]), (1, 2, [1, 2])])

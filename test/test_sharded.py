@@ -6,9 +6,13 @@ import json
 import numpy as np
 import peers
 import pytest
+import yaml
+from fakes import TRANSFORMER
+from test_cli_distill import RECIPE, TRAIN, write_data
 
 torch = pytest.importorskip('torch', reason='training needs torch')
 
+from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer  # noqa: E402
 from diffusion_policy_rt.train.distributed import Strategy, World  # noqa: E402
 from diffusion_policy_rt.train.share import BatchShare  # noqa: E402
@@ -22,7 +26,7 @@ def alone(folder, distil=False, **strategy):
     """Train in this process; return the trainer and its result."""
     world = World(0, 1, torch.device('cpu'), Strategy(**strategy))
     made = (DistillTrainer if distil else Trainer)(
-        peers.task() if distil else peers.objective(), peers.how(), world, 3,
+        peers.task(world) if distil else peers.objective(), peers.how(), world, 3,
         folder / 'alone.ckpt', 'run')
     return made, made.run('test')
 
@@ -53,6 +57,29 @@ def test_two_processes_with_half_of_the_weights_each_are_one(tmp_path, distil):
     for result in peers.results(peers.finish(running)):
         check(tmp_path, result, expected, whole)
         assert 0.4 < result['held'] / result['all'] < 0.6
+
+@pytest.fixture(scope='module')
+def taught(tmp_path_factory):
+    """Return what is distilled: a transformer's bundle, its data, and a recipe of two epochs."""
+    folder = tmp_path_factory.mktemp('taught')
+    data, how = write_data(folder / 'data'), folder / 'how.yaml'
+    how.write_text(yaml.safe_dump({'method': 'onedp-s', 'steps': [1], 'train': {
+        **TRAIN, 'epochs': 2}}))
+    (folder / 'recipe.yaml').write_text(yaml.safe_dump(
+        {**RECIPE, 'denoiser': TRANSFORMER['denoiser']}))
+    assert main(['train', '--data', str(data), '--recipe', str(folder / 'recipe.yaml'), '--out',
+                 str(folder), '--threads', '1']) == 0
+    return {'teacher': str(folder / 'bundle'), 'data': str(data), 'recipe': str(how)}
+
+
+def test_distillation_spreads_its_networks_while_it_builds_them(tmp_path, taught):
+    running = peers.start(2, tmp_path, shard=True, **taught)
+    expected, whole, spread = peers.distillation(
+        World(0, 1, torch.device('cpu'), Strategy()), tmp_path / 'alone', **taught)
+    assert spread == [False] * 3
+    for result in peers.results(peers.finish(running)):
+        check(tmp_path, result, expected, whole)
+        assert result['spread'] == [True] * 3
 
 
 def test_a_network_that_is_spread_while_it_is_built_is_the_one_built_whole(tmp_path):

@@ -2,8 +2,13 @@
 
 import json
 import math
+import os
+import select
+import subprocess
+import sys
 from array import array
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,6 +121,28 @@ def test_ctrl_c_ends_a_soak_with_what_was_measured_so_far(bundle, tmp_path, caps
 def test_a_load_that_cannot_be_run_ends_with_one_line(words, told, capsys):
     assert main(['soak', *words]) == 1
     assert told in capsys.readouterr().err
+
+
+CHILDREN = """
+import pathlib, sys
+from diffusion_policy_rt.replay.soak_load import Load, plain_timer
+with Load(1, 1 << 20, pathlib.Path(sys.argv[1])).running(['front']), plain_timer(50.0):
+    print('running', flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_soak_runs_ends_with_it_even_where_it_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, '-c', CHILDREN, str(tmp_path / 'bag')], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as soak:
+        assert soak.stdout.readline() == 'running\n'
+        tasks = Path(f'/proc/{soak.pid}/task').glob('*/children')
+        children = [os.pidfd_open(int(pid)) for task in tasks for pid in task.read_text().split()]
+        soak.kill()
+    assert len(children) == 4
+    for child in children:
+        assert select.select([child], [], [], 60)[0], 'it is readable once its process has ended'
+        os.close(child)
 
 
 def test_growth_is_between_the_settled_parts_whatever_comes_and_goes():

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.runtime.limits import Clips, Limits
 from diffusion_policy_rt.runtime.motion import Motion
-from diffusion_policy_rt.runtime.steering import MOST, Steering, fastest
+from diffusion_policy_rt.runtime.steering import MOST, SLOW, Steering, fastest
 from diffusion_policy_rt.runtime.trace import Rung
 
 LOW, HIGH, RATE = np.array([-1.0, -2]), np.array([1.0, 2]), np.array([0.5, 4])
@@ -145,6 +145,58 @@ def test_what_is_not_measured_bounds_nothing_but_the_next_positions():
     np.testing.assert_allclose(rows[2], [0.9, 1.2])
 
 
+# -- the plain formula, one action and one way after the other -----------------------------------
+
+def plain_go(moving, wanted, target, at, velocity, allowed):
+    last = np.where(np.isfinite(velocity), velocity, wanted)
+    speed = np.clip(np.clip(wanted, last - allowed, last + allowed), -moving.rate, moving.rate)
+    down, up = (fastest(room, moving.acceleration * moving.step, moving.step)
+                for room in (at - moving.low, moving.high - at))
+    speed = np.clip(speed, -down, up)
+    there = np.clip(at + speed * moving.step, moving.low, moving.high)
+    there = np.clip(there, at - moving.rate * moving.step, at + moving.rate * moving.step)
+    known = np.isfinite(at)
+    return (np.where(known, there, np.clip(target, moving.low, moving.high)),
+            np.where(known, speed, np.nan))
+
+
+def plain_follow(moving, targets, before, at, velocity, first_s):
+    rows, change = np.empty(targets.shape), moving.acceleration * moving.step
+    targets, before = (np.clip(it, moving.low, moving.high) for it in (targets, before))
+    for k, target in enumerate(targets):
+        missing = before - at
+        back, ahead, catching = (fastest(way, change, moving.step) for way in (
+            at - targets[k:].min(0), targets[k:].max(0) - at, np.abs(missing)))
+        wanted = (target - before) / moving.step + np.sign(missing) * catching
+        at, velocity = plain_go(moving, np.clip(wanted, -back, ahead), target, at, velocity,
+                                moving.acceleration * (first_s if k == 0 else moving.step))
+        before, rows[k] = target, at
+    return rows
+
+
+def plain_brake(moving, at, velocity, first_s):
+    rows, allowed = [], moving.acceleration * first_s
+    while not rows or (np.abs(velocity) > SLOW * allowed).any() and len(rows) < MOST:
+        at, velocity = plain_go(moving, np.zeros(2), at, at, velocity, allowed)
+        allowed = moving.acceleration * moving.step
+        rows.append(at)
+    return np.array(rows)
+
+
+unknown = arrays(float, 2, elements=st.floats(-5, 5) | st.just(np.nan))
+
+
+@given(chunks, outside, unknown, unknown, steps, st.sampled_from([1.0, 0.3]))
+def test_what_is_computed_at_once_has_the_bits_of_the_plain_formula(
+        chunk, before, at, velocity, step, share):
+    moving = steering(step)
+    for made, plain in ((moving.follow(chunk, before, at, velocity, share * step),
+                         plain_follow(moving, chunk, before, at, velocity, share * step)),
+                        (moving.brake(at, velocity, share * step),
+                         plain_brake(moving, at, velocity, share * step))):
+        assert made.tobytes() == plain.tobytes()
+
+
 # -- from tick to tick -------------------------------------------------------------------------
 
 def bounded(acceleration=(0.3, np.inf)):
@@ -154,7 +206,8 @@ def bounded(acceleration=(0.3, np.inf)):
 @given(chunks, inside)
 def test_actions_without_a_bound_of_acceleration_keep_every_bit(chunk, at):
     limits = Limits(LOW, HIGH, RATE, np.array([0.3, np.inf]))
-    rows, zero = Limits(LOW, HIGH, RATE).apply(chunk, at, 0.1), np.zeros(2)
+    course, zero = Limits(LOW, HIGH, RATE).course(chunk, 0.1), np.zeros(2)
+    rows = course.rest(0, len(chunk), at, 0.1)
     moved = Motion(limits, 0.1).follow(rows, chunk, chunk[0], at, 0, 0.1)
     np.testing.assert_array_equal(moved[:, 1], rows[:, 1])
     for none in (None, np.full(2, np.inf)):
@@ -256,7 +309,7 @@ def test_clipped_actions_are_counted_and_told_as_a_share():
     clips = Clips()
     assert clips.figures() == {'limits.clipped': 0, 'limits.outside': 0,
                                'limits.clip_ratio': None}
-    for sent in (1.0, 2.0, 1.0, 1.0):
-        clips.note(np.ones(2), np.array([1.0, sent]))
+    for clipped in (False, True, False, False):
+        clips.note(clipped)
     assert clips.figures() == {'limits.clipped': 1, 'limits.outside': 0,
                                'limits.clip_ratio': 0.25}

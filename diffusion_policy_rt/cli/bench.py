@@ -227,14 +227,16 @@ def write_dtypes(args: argparse.Namespace, folder: Path, cameras: int, image: in
     """Write the network of one size in every data type that was asked for."""
     with extra('--size base', 'train'):
         from diffusion_policy_rt.train.base import (
-            DENOISER, base_spec, quantize_base, transformer, write_base)
+            DENOISER, base_spec, check_fits, quantize_base, transformer, write_base)
         from diffusion_policy_rt.train.plan import parse_count
 
     spec = base_spec(cameras, image, horizon)
     net = DENOISER if args.denoiser == 'unet' else transformer(
         args.denoiser, parse_count(params), horizon)
-    source, folders = write_base(folder / 'fp32', spec, denoiser=net), []
-    for dtype in args.dtype or ('fp32', 'int8-dynamic'):
+    dtypes = args.dtype or ('fp32', 'int8-dynamic')
+    check_fits(spec, net, dtypes, folder.parent)
+    source, folders = write_base(folder / 'fp32', spec, denoiser=net), list[str]()
+    for dtype in dtypes:
         if dtype == CONVOLUTIONS:
             made = write_base(folder / dtype, spec, False, net)
         elif dtype == 'fp32':

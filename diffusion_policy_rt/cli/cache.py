@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--union', type=natural, default=0, metavar='N',
                         help='branches, those that drift most, to be computed whenever one behind '
                              'them is, beyond the budget (default 0)')
+    parser.add_argument('--jerk', type=float, default=0.0, metavar='R',
+                        help='in place of --budget and --union: take the schedule of most saving '
+                             'whose plans\' jerk is at most R times that without, such as 1.05, '
+                             'by playing candidates under the observations of the search')
     parser.add_argument('--observations', type=positive, default=64, metavar='N',
                         help='observations of the search, and others to compare chunks under '
                              '(default 64)')
@@ -55,6 +59,9 @@ def run(args: argparse.Namespace) -> None:
     if args.steps < LEAST_STEPS:
         raise DprtError(f'--steps {args.steps}: blocks are kept between the calls of plans of '
                         f'{LEAST_STEPS} steps or more')
+    if args.jerk and (args.budget or args.union or not args.jerk >= 1):
+        raise DprtError(f'--jerk {args.jerk:g}: give a ratio of 1 or more, without --budget and '
+                        '--union, which it finds by itself')
     bundle.spec.schedule(args.steps)
     seen = read_observations(bundle, stream_recipe(bundle, args.recipe), args.data,
                              2 * args.observations, args.seed)
@@ -73,11 +80,14 @@ def search(bundle: Bundle, seen: list[dict[str, np.ndarray]],
     """Return the schedule as the manifest has it."""
     from diffusion_policy_rt.engines.load import load_engine
     from diffusion_policy_rt.engines.torch_engine import load_policy
-    from diffusion_policy_rt.train import blocks
+    from diffusion_policy_rt.train import block_search, blocks
 
-    given = blocks.record(load_policy(bundle), blocks.conditions(
-        bundle.spec, load_engine(bundle, 'onnxruntime'), seen), args.steps, args.seed)
     sigmas = bundle.spec.schedule(args.steps).sigmas
+    rehearsal = blocks.Rehearsal(load_policy(bundle), blocks.conditions(
+        bundle.spec, load_engine(bundle, 'onnxruntime'), seen), args.steps, args.seed)
+    if args.jerk:
+        return block_search.smooth(rehearsal, sigmas, args.jerk).to_json()
+    _, given = rehearsal.play(rehearsal.all_computed)
     return blocks.find(given, sigmas, args.budget or args.steps // 2, args.union).to_json()
 
 

@@ -6,7 +6,7 @@
     denoiser.onnx
     denoiser_level.onnx, denoiser_observed.onnx, denoiser_step.onnx   the same in three parts
     denoiser_step_<fresh>.onnx   its step where only some branches are computed
-    stage_<camera>_<i>.onnx, stage_<camera>_head.onnx   an encoder by layers, where it has them
+    stage_<camera>_<i>.onnx, stage_<camera>_head.onnx   an encoder in stages, where it has them
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SHIPPED = Path(__file__).parent.parent / 'bundles'
 SPLIT = ('denoiser_level', 'denoiser_observed', 'denoiser_step')
 """The denoiser's parts: of the levels, of the condition, and what every network call runs."""
 HEAD = 'head'
-"""In place of its number: what makes the latent of the last layer's output."""
+"""In place of its number: what makes the latent of the last stage's output."""
 GEOMETRY = ('extent', 'stride', 'margin')
-"""Metadata of a layer's graph: the fields of `runtime.ports.Stage`, in their order."""
+"""Metadata of a stage's graph, a number for each layer: the fields of `ReceptiveField`."""
 KEYS = ('format', 'spec', 'model', 'files', 'training', 'quality', 'dtypes', 'provenance',
         'blocks')
 
@@ -69,15 +69,17 @@ def masked_part(fresh: str) -> str:
 
 
 def stage_part(camera: str, stage: int | str) -> str:
-    """Return the name of the graph of one layer of a camera's encoder, or of its `HEAD`."""
+    """Return the name of the graph of one stage of a camera's encoder, or of its `HEAD`."""
     return f'stage_{camera}_{stage}'
 
 
 def sha256(path: Path) -> str:
     """Return the file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
     with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(
-            hashlib, 'file_digest') else hashlib.sha256(file.read()).hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def resolve(policy: str | Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from diffusion_policy_rt.runtime.blocks import Blockwise, blockwise, names, read
 from diffusion_policy_rt.runtime.conditioned import Conditioned
 from diffusion_policy_rt.runtime.ports import Layer, Stage, Staged
 from diffusion_policy_rt.runtime.precond import denoise
+from diffusion_policy_rt.runtime.receptive import ReceptiveField
 from diffusion_policy_rt.spec import Schedule
 
 
@@ -141,13 +143,13 @@ class OnnxEngine:
         return output[0], made
 
     def staged(self, camera: str) -> Staged | None:
-        """Return the camera's encoder as its layers; None for a bundle that has none of them."""
+        """Return the camera's encoder as its stages; None for a bundle that has none of them."""
         stages: list[Stage] = []
         while (name := f'{stage_part(camera, len(stages))}.onnx') in self._bundle.files:
             session = make_session(self._bundle.path(name), self._threads)
             told = session.get_modelmeta().custom_metadata_map
-            extent, stride, margin = (int(told[key]) for key in GEOMETRY)
-            stages.append(Stage(extent, stride, margin, runner(session)))
+            fields = zip(*(map(int, told[key].split()) for key in GEOMETRY))
+            stages.append(Stage(tuple(starmap(ReceptiveField, fields)), runner(session)))
         if not stages:
             return None
         head = make_session(self._bundle.path(f'{stage_part(camera, HEAD)}.onnx'), self._threads)

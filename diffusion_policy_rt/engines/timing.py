@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,3 +52,19 @@ def peak_rss() -> int:
     except OSError:
         return 0
     return int(status.partition('VmHWM:')[2].split()[0]) * 1024
+
+
+def available_memory() -> float:
+    """Return the memory that may still be taken here [bytes]: the system's, or a container's."""
+    try:
+        told = Path('/proc/meminfo').read_text().partition('MemAvailable:')[2]
+        free = int(told.split()[0]) * 1024
+    except (OSError, IndexError):
+        return math.inf
+    try:
+        group = Path('/sys/fs/cgroup')
+        used = (group / 'memory.stat').read_text().split()
+        left = int((group / 'memory.max').read_text()) - int(used[used.index('anon') + 1])
+    except (OSError, ValueError):  # no limit: the file says max, or is not there
+        return free
+    return min(free, left)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle
 from diffusion_policy_rt.engines.executed import summary
-from diffusion_policy_rt.engines.torch_weights import read_weights
+from diffusion_policy_rt.engines.torch_weights import each_weight
 from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.model.masked import MaskedStep
 from diffusion_policy_rt.model.policy import Policy, parts
@@ -26,15 +29,31 @@ from diffusion_policy_rt.spec import Schedule
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d)
 
 
-def load_policy(bundle: Bundle) -> Policy:
-    """Build the bundle's networks with their weights; EngineError where these do not fit."""
-    policy = Policy(bundle.spec, bundle.model)
+def load_policy(bundle: Bundle, building: AbstractContextManager[None] | None = None,
+                put: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> Policy:
+    """Build the bundle's networks with their weights; EngineError where these do not fit.
+
+    The networks are built within `building`, and each weight, read by itself, is `put` into its
+    place: so spread ones are never whole.
+    """
+    with building or nullcontext():
+        policy = Policy(bundle.spec, bundle.model)
     try:
-        policy.load_state_dict(read_weights(bundle.path(WEIGHTS), policy))
+        _fill(policy, bundle.path(WEIGHTS), put)
     except RuntimeError as error:
         raise EngineError(f'{bundle.folder}: the weights do not fit the model: '
                           f'{str(error).splitlines()[-1].strip()}') from error
     return policy.eval()
+
+
+def _fill(policy: Policy, path: Path, put: Callable[[Tensor, Tensor], object]) -> None:
+    left = policy.state_dict()
+    for name, value in each_weight(path, policy):
+        if value.shape == left[name].shape:
+            put(left.pop(name), value)
+    if left:
+        name = min(left)
+        raise RuntimeError(f'there is no {name} of shape {list(left[name].shape)}')
 
 
 class TorchNetworks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from diffusion_policy_rt.engines.weights import (
     BLOCK, PRODUCTS, SCALE, SCALE_2, ZERO, check_scales, read_header, scales)
 from diffusion_policy_rt.errors import BundleError
-from diffusion_policy_rt.model.lower import is_product, raise_weights
+from diffusion_policy_rt.model.lower import is_product, raise_weight
 
 
+SMOOTH = 'pre_quant_scale'
+"""SmoothQuant's factors of a layer's input."""
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """What the codes 0 to 7 of a 4-bit floating-point number stand for; 8 to 15 are negative."""
 
@@ -26,28 +28,43 @@ def read_weights(path: Path, module: nn.Module) -> dict[str, Tensor]:
     Quantized tensors are multiplied by their scales. BundleError for a damaged file or a scale
     that does not fit its tensor.
     """
+    return dict(each_weight(path, module))
+
+
+def each_weight(path: Path, module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the names and values of `read_weights`, each read when its turn comes."""
     header, metadata = read_header(path)
     check_scales(path, header)
+    products, quantized = metadata.get('layout') == PRODUCTS, scales(header)
+    names = module.state_dict().keys()
+    for name in [name for name in header if name in names]:
+        tensors = _with_scales(path, name, header)
+        value = tensors[name].float()
+        if name in quantized:
+            value = _multiplied(path, name, tensors, module, products)
+        yield name, raise_weight(module, name, value) if products else value
+
+
+def _with_scales(path: Path, name: str, header: Collection[str]) -> dict[str, Tensor]:
+    """Read a tensor and what belongs to it; the file is mapped no longer than that takes."""
+    beside = name.removesuffix('weight') + SMOOTH
     try:
         with safe_open(path, 'pt') as file:
-            tensors = {name: file.get_tensor(name) for name in header}
+            return {each: file.get_tensor(each) for each in (
+                name, name + SCALE, name + SCALE_2, name + ZERO, beside) if each in header}
     except SafetensorError as error:
         raise BundleError(f'{path}: {error}; copy it again') from error
-    products = metadata.get('layout') == PRODUCTS
-    layers = dict(module.named_modules())
-    names = set(module.state_dict())
-    quantized = scales(header)
-    weights = {name: tensors[name].float() for name in tensors if name in names}
-    for name in quantized.keys() & names:
-        layer = layers[name.rpartition('.')[0]]
-        if name + SCALE_2 in tensors:
-            blocked = 0 if products and is_product(layer) else -1
-            value = _unpack(path, name, tensors, blocked)
-        else:
-            axis = _channels(layer, products, tensors[name].ndim)
-            value = _dequantize(path, name, tensors, axis)
-        weights[name] = _unsmooth(name, value, tensors)
-    return raise_weights(module, weights) if products else weights
+
+
+def _multiplied(path: Path, name: str, tensors: Mapping[str, Tensor], module: nn.Module,
+                products: bool) -> Tensor:
+    """Return a quantized tensor's values."""
+    layer = module.get_submodule(name.rpartition('.')[0])
+    if name + SCALE_2 in tensors:
+        value = _unpack(path, name, tensors, 0 if products and is_product(layer) else -1)
+    else:
+        value = _dequantize(path, name, tensors, _channels(layer, products, tensors[name].ndim))
+    return _unsmooth(name, value, tensors)
 
 
 def _channels(layer: nn.Module, products: bool, ndim: int) -> int:
@@ -85,7 +102,7 @@ def _unpack(path: Path, name: str, tensors: Mapping[str, Tensor], axis: int) -> 
 
 
 def _unsmooth(name: str, value: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    before = tensors.get(name.removesuffix('weight') + 'pre_quant_scale')
+    before = tensors.get(name.removesuffix('weight') + SMOOTH)
     if before is not None:  # SmoothQuant: the input was divided by it
         value = value * before.float().reshape(1, -1, *[1] * (value.ndim - 2))
     return value

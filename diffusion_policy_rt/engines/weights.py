@@ -1,4 +1,4 @@
-"""What a safetensors file says of itself, read without torch and without the tensors.
+"""A safetensors file without torch: what it says of itself, and its tensors one at a time.
 
 A quantized `layer.weight` (int8, uint8 or fp8) stands beside `layer.weight_scale`, as NVIDIA
 modelopt exports it, and beside `layer.weight_zero_point` where zero is stored as another value.
@@ -7,11 +7,13 @@ modelopt exports it, and beside `layer.weight_zero_point` where zero is stored a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from diffusion_policy_rt.errors import BundleError
 
@@ -60,6 +62,30 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
 def _stored(start: int, entry: Mapping) -> Stored:
     first, last = entry['data_offsets']
     return Stored(entry['dtype'], tuple(entry['shape']), start + first, last - first)
+
+
+NUMPY = {'F64': '<f8', 'F32': '<f4', 'F16': '<f2', 'I64': '<i8', 'I32': '<i4', 'I16': '<i2',
+         'I8': 'i1', 'U8': 'u1', 'BOOL': '?'}
+"""The format's types that numpy has."""
+
+
+class StoredTensors(Mapping[str, np.ndarray]):
+    """The tensors of a file, each read when it is asked for: all of a large one need no memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._stored = path, read_header(path)[0]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        where = self._stored[name]
+        values = np.fromfile(self._path, NUMPY[where.dtype], prod(where.shape),
+                             offset=where.offset)
+        return values.reshape(where.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
 
 def scales(tensors: Mapping[str, Stored]) -> dict[str, str]:

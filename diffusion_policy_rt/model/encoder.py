@@ -12,6 +12,10 @@ from torch.nn import functional
 
 from diffusion_policy_rt.model.resnet import ResNet
 
+NEAR = 24
+"""Layers whose outputs see no further than so many pixels are computed together from the pixels
+around a change: a rim of outputs more costs less than to keep and to copy what lies between."""
+
 
 class SpatialSoftmax(nn.Module):
     """Expected image coordinates of each keypoint's heat map (Finn et al. 2016).
@@ -125,20 +129,37 @@ class KeypointEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.pool(self.backbone(images)).flatten(1)
 
-    def convolutions(self) -> list[nn.Conv2d]:
-        """Return the layers before the spatial softmax, in order."""
-        return [layer for layer in self.backbone if isinstance(layer, nn.Conv2d)]
+    def convolutions(self) -> list[list[nn.Conv2d]]:
+        """Return the layers before the spatial softmax, in order and in stages.
+
+        Those whose outputs see `NEAR` pixels at most are one stage, each other one is its own.
+        """
+        stages: list[list[nn.Conv2d]] = []
+        sees = scale = 1
+        for layer in self.backbone:
+            if isinstance(layer, nn.Conv2d):
+                sees += scale * (layer.kernel_size[0] - 1) * layer.dilation[0]
+                scale *= layer.stride[0]
+                if stages and sees <= NEAR:
+                    stages[-1].append(layer)
+                else:
+                    stages.append([layer])
+        return stages
 
     def stages(self) -> list[nn.Sequential]:
-        """Return each convolution, without its padding, and its ReLU; they share the weights.
+        """Return the stages, each layer with its ReLU and the first without its padding.
 
-        The last one makes the heat maps, too: they are fewer than its channels.
+        They share the weights. The last one makes the heat maps, too: they are fewer than its
+        channels.
         """
-        bare = [copy.copy(layer) for layer in self.convolutions()]
-        for layer in bare:
-            layer.padding = (0, 0)
-        made = [nn.Sequential(layer, nn.ReLU()) for layer in bare]
-        return [*made[:-1], made[-1].append(self.pool.nets)]
+        made = []
+        for first, *others in self.convolutions():
+            bare = copy.copy(first)
+            bare.padding = (0, 0)
+            made.append(nn.Sequential(*(part for layer in (bare, *others)
+                                        for part in (layer, nn.ReLU()))))
+        made[-1].append(self.pool.nets)
+        return made
 
     def located(self, heat: Tensor) -> Tensor:
         """Return the latent [B, L] of the last stage's heat maps."""

@@ -7,7 +7,7 @@ engines have their best kernels for, in every data type.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar, cast
 
 import numpy as np
@@ -116,11 +116,9 @@ def lower(module: M) -> M:
     return module
 
 
-def raise_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of a lowered copy of `module` in the module's own forms."""
-    raised = dict(tensors)
-    for name, layer in module.named_modules():
-        weight = f'{name}.weight'
-        if is_product(layer) and weight in raised:
-            raised[weight] = from_matrix(cast(Layer, layer), raised[weight])
-    return raised
+def raise_weight(module: nn.Module, name: str, value: Tensor) -> Tensor:
+    """Return a parameter of a lowered copy of `module` in the module's own form."""
+    layer, _, kind = name.rpartition('.')
+    owner = module.get_submodule(layer)
+    return from_matrix(cast(Layer, owner), value) if (
+        kind == 'weight' and is_product(owner)) else value

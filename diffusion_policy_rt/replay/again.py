@@ -20,8 +20,8 @@ from diffusion_policy_rt.replay.events import of_one_clock
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.virtual import Costs
 from diffusion_policy_rt.ros.bag import Bag
-from diffusion_policy_rt.runtime.driver import PUBLISH_MARGIN_NS
 from diffusion_policy_rt.runtime.acting import Action
+from diffusion_policy_rt.runtime.asking import PUBLISH_MARGIN_NS
 from diffusion_policy_rt.runtime.hands import Hands
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.plan import Fate, Plan
@@ -91,11 +91,7 @@ class LoopAgain(PolicyLoop):
     fate_at: FateAt | None = None
     measured_at: MeasuredAt | None = None
     hands: HandsAgain
-
-    def __init__(self, *given: Any, **named: Any) -> None:
-        """Take what `PolicyLoop` takes."""
-        super().__init__(*given, **named)
-        self.hands = HandsAgain(self.spec, self.hands.limits, self.hands.velocity)
+    make_hands = HandsAgain
 
     def act(self, now_ns: int, plan: Plan | None = None) -> Action:
         """Return the action of the tick at `now_ns`, counted from what was recorded of it."""

@@ -11,7 +11,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import Image, JointState
 
-from diffusion_policy_rt.ros.param_table import Param
+from diffusion_policy_rt.ros.param import Param
 
 SLOWEST = 20.0
 """Lowest control rate that is drawn: a node that ticks seldom would seem to hang [Hz]."""

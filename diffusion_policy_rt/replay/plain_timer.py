@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
+import os
 import sys
-import threading
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -13,11 +13,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64MultiArray
 
+from diffusion_policy_rt.replay.soak_child import wanted_by
 from diffusion_policy_rt.replay.soak_figures import histogram, spread
 
 
-def run(rate: float, stop: threading.Event) -> dict[str, Any]:
-    """Tick at `rate` [Hz] until `stop`; return the publications' lateness: its spread [s], counts.
+def run(rate: float, wanted: Callable[[], bool]) -> dict[str, Any]:
+    """Tick at `rate` [Hz] while it is `wanted`; return the spread [s] and counts of its lateness.
 
     What it misses too, at the same instants, is not for the node to mend.
     """
@@ -34,7 +35,7 @@ def run(rate: float, stop: threading.Event) -> dict[str, Any]:
         late.append(period - timer.time_until_next_call())
 
     timer = node.create_timer(1 / rate, tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-    while not stop.is_set():
+    while wanted():
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_node()
     rclpy.shutdown()
@@ -43,7 +44,7 @@ def run(rate: float, stop: threading.Event) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    print(json.dumps(run(float(sys.argv[1]), ended)))
+    parent = int(sys.argv[1])
+    made = run(float(sys.argv[2]), wanted_by(parent))
+    if os.getppid() == parent:  # else nobody reads it
+        print(json.dumps(made))

@@ -68,5 +68,7 @@ class PublishedBag:
         self._put('events', now_ns, String(data=event.to_json()))
 
     def _put(self, name: str, now_ns: int, message: object) -> None:
+        """Write a message, or what it is serialized to."""
         topic = self._topics[name]
-        self._bag.write(topic.name, now_ns, to_cdr(message, topic.type_name))
+        self._bag.write(topic.name, now_ns, message if isinstance(message, bytes) else to_cdr(
+            message, topic.type_name))

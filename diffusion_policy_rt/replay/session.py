@@ -31,7 +31,8 @@ from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.thumbs import Thumbs
 from diffusion_policy_rt.replay.trail import Trail
 from diffusion_policy_rt.ros.bag import Bag
-from diffusion_policy_rt.ros.param_table import action_limits, caches_of, defaults, stream_rules
+from diffusion_policy_rt.ros.param_values import action_limits, caches_of, stream_rules
+from diffusion_policy_rt.ros.policy_params import defaults
 from diffusion_policy_rt.runtime.clock import SteadyClock
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine

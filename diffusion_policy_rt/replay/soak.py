@@ -109,7 +109,7 @@ class Soak:
         end = time.monotonic() + SILENCE_S
         while process.running and time.monotonic() < end:
             rclpy.spin_once(robot, timeout_sec=0.1)
-            if robot.fresh:
+            if robot.planned:
                 return True
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,10 +13,12 @@ from pathlib import Path
 
 from diffusion_policy_rt.errors import DprtError
 
-BUSY = 'while True: pass'
-TOUCHING = ('import numpy, sys\n'
-            'memory = numpy.zeros(int(sys.argv[1]), numpy.uint8)\n'
-            'while True: memory += 1')
+BUSY = ('import os, sys\n'
+        'while os.getppid() == int(sys.argv[1]):\n'
+        '    for _ in range(1_000_000): pass')
+TOUCHING = ('import numpy, os, sys\n'
+            'memory = numpy.zeros(int(sys.argv[2]), numpy.uint8)\n'
+            'while os.getppid() == int(sys.argv[1]): memory += 1')
 RECORDER = 'diffusion_policy_rt.replay.soak_recorder'
 SPARE = 512 << 20
 """Memory that is left to all others [bytes]."""
@@ -46,18 +49,22 @@ class Load:
         """Run it, for a robot with these cameras."""
         with ExitStack() as stack:
             for _ in range(self.busy):
-                stack.enter_context(_process('-c', BUSY))
+                stack.enter_context(_process(('-c', BUSY)))
             if self.memory:
-                stack.enter_context(_process('-c', TOUCHING, str(self.memory)))
+                stack.enter_context(_process(('-c', TOUCHING), str(self.memory)))
             if self.record:
-                stack.enter_context(_process('-m', RECORDER, str(self.record), *cameras))
+                stack.enter_context(_process(('-m', RECORDER), str(self.record), *cameras))
             yield
 
 
 @contextmanager
-def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run Python until the end of the block, where Ctrl-C does not reach it."""
-    with subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True,
+def _process(program: Sequence[str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run Python until the end of the block, where Ctrl-C does not reach it.
+
+    The program's first argument is the process id of this one, with which it ends (`soak_child`).
+    """
+    with subprocess.Popen([sys.executable, *program, str(os.getpid()), *arguments],
+                          stdout=subprocess.PIPE, text=True,
                           start_new_session=True) as process:
         try:
             yield process
@@ -69,7 +76,7 @@ def _process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 def plain_timer(rate: float) -> Iterator[dict[str, float]]:
     """Run a plain rclpy timer of `rate` [Hz]; its figures [s] are there afterwards."""
     figures: dict[str, float] = {}
-    with _process('-m', 'diffusion_policy_rt.replay.plain_timer', str(rate)) as process:
+    with _process(('-m', 'diffusion_policy_rt.replay.plain_timer'), str(rate)) as process:
         try:
             yield figures
         finally:

@@ -1,11 +1,9 @@
-"""Records the topics of a soak's robot and of the policy until SIGTERM."""
+"""Records the topics of a soak's robot and of the policy until SIGTERM, or its parent's end."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rclpy
@@ -15,6 +13,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
+from diffusion_policy_rt.replay.soak_child import wanted_by
 from diffusion_policy_rt.ros.bag import BagWriter
 from diffusion_policy_rt.ros.recorder import Recorder, Topic
 
@@ -28,18 +27,16 @@ def topics(cameras: Sequence[str]) -> list[Topic]:
             Topic('/diagnostics', DiagnosticArray)]
 
 
-def run(folder: Path, cameras: Sequence[str], stop: threading.Event) -> None:
-    """Record into the bag `folder` until `stop`."""
+def run(folder: Path, cameras: Sequence[str], wanted: Callable[[], bool]) -> None:
+    """Record into the bag `folder` while it is `wanted`."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     with BagWriter(folder) as bag:
         recorder = Recorder(topics(cameras), bag)
-        while not stop.is_set():
+        while wanted():
             rclpy.spin_once(recorder, timeout_sec=0.1)
         recorder.destroy_node()
     rclpy.shutdown()
 
 
 if __name__ == '__main__':
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
-    run(Path(sys.argv[1]), sys.argv[2:], ended)
+    run(Path(sys.argv[2]), sys.argv[3:], wanted_by(int(sys.argv[1])))

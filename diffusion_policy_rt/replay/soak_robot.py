@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from array import array
@@ -19,9 +20,10 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_rt.replay import fuzz
-from diffusion_policy_rt.ros.param_table import TABLE, policy_params
+from diffusion_policy_rt.ros.param_table import TABLE
+from diffusion_policy_rt.ros.policy_params import policy_params
 from diffusion_policy_rt.runtime.observation import ROBOT
-from diffusion_policy_rt.runtime.trace import Rung, Tick, read_values
+from diffusion_policy_rt.runtime.trace import Tick, read_values
 from diffusion_policy_rt.spec import PolicySpec
 
 CALM, SILENT, REQUEST = 0.5, 0.1, 0.05
@@ -104,9 +106,9 @@ class SoakRobot(Node):
                            for name, (first, last) in through.items()}}
 
     @property
-    def fresh(self) -> bool:
-        """Whether the newest tick planned."""
-        return bool(self.ticks) and self.ticks[-1].rung in (Rung.FRESH, Rung.FEWER, Rung.CACHED)
+    def planned(self) -> bool:
+        """Whether the newest tick took in a plan, its own or one that came after the last tick."""
+        return bool(self.ticks) and math.isfinite(self.ticks[-1].plan_s)
 
     # -- what it is sent -----------------------------------------------------------------------
 

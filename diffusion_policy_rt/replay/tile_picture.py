@@ -1,4 +1,4 @@
-"""A picture of what tiles make of one frame: what changed, and what layers computed for it."""
+"""A picture of what tiles make of one frame: what changed, and what stages computed for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.replay.pictures import write_picture
 from diffusion_policy_rt.replay.scenes import SCENES, pusht
 from diffusion_policy_rt.runtime.frame import window
-from diffusion_policy_rt.runtime.maps import Rect, grown, merged
 from diffusion_policy_rt.runtime.ports import Staged, StagedEngine
+from diffusion_policy_rt.runtime.receptive import Rect, grown, merged, widened
 from diffusion_policy_rt.runtime.tiles import TILE, by_tile, rectangles, shrunk
 
 SIDE = 480
@@ -24,33 +24,33 @@ SHOWN = ('push-t', 'square of 5 %', 'square of 20 %')
 DIRTY, COMPUTED = (230, 57, 70), (42, 157, 143)
 
 
-def layers(staged: Staged, rects: Sequence[Rect], shape: tuple[int, ...]) -> list[
+def stages(staged: Staged, rects: Sequence[Rect], shape: tuple[int, ...]) -> list[
         tuple[list[Rect], float]]:
-    """Return, of each layer, what is computed in pixels of the image and as a share of it.
+    """Return, of each stage, what is computed in pixels of the image and as a share of it.
 
     `rects` are the pixels that changed, of an image of `shape` [h, w, 3].
     """
-    told, size, scale = [], np.array(shape[:2]), 1
+    told, size, scale = [], (shape[0], shape[1]), 1
     for stage in staged.stages:
-        size = (size + 2 * stage.margin - stage.extent) // stage.stride + 1
-        scale *= stage.stride
-        rects = merged(grown(stage, rect, (1, *size)) for rect in rects)
-        area = sum((bottom - top) * (right - left) for top, left, bottom, right in rects)
-        told.append(([(a * scale, b * scale, c * scale, d * scale) for a, b, c, d in rects],
-                     float(area / size.prod())))
+        size, scale = stage.outputs(size), scale * stage.field.stride
+        rects = merged(grown(stage.field, rect, size) for rect in rects)
+        wide = [widened(rect, stage.spoiled, size) for rect in rects]
+        area = sum((bottom - top) * (right - left) for top, left, bottom, right in wide)
+        told.append(([(a * scale, b * scale, c * scale, d * scale) for a, b, c, d in wide],
+                     area / (size[0] * size[1])))
     return told
 
 
 def panel(staged: Staged, frame: np.ndarray, seen: Sequence[np.ndarray],
           name: str) -> np.ndarray:
-    """Return a frame with its dirty tiles and what each layer computes, uint8 [.., .., 3].
+    """Return a frame with its dirty tiles and what each stage computes, uint8 [.., .., 3].
 
     `seen` are the windows of the frame before, and of this one.
     """
     far = cv2.absdiff(*seen)
     dirty = by_tile(far) > 0
     rects = [shrunk(rect, far, 0) for rect in rectangles(dirty, far.shape)]
-    told = layers(staged, rects, far.shape)
+    told = stages(staged, rects, far.shape)
     factor = SIDE / frame.shape[0]
     picture = cv2.resize(frame, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
     for row, column in np.argwhere(dirty):
@@ -62,7 +62,7 @@ def panel(staged: Staged, frame: np.ndarray, seen: Sequence[np.ndarray],
     title = np.full((48, picture.shape[1], 3), 255, np.uint8)
     shares = ', '.join(f'{100 * share:.0f}' for _, share in told)
     for line, text in enumerate((f'{name}: {100 * dirty.mean():.0f} % of the tiles changed',
-                                 f'computed by layer: {shares} %')):
+                                 f'computed by stage: {shares} %')):
         cv2.putText(title, text, (6, 18 + 22 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1,
                     cv2.LINE_AA)
     return np.vstack((title, picture))
@@ -79,7 +79,7 @@ def write_tiles(path: Path, policy: str) -> None:
     camera, engine = bundle.spec.cameras[0], load_engine(bundle, 'onnxruntime')
     staged = engine.staged(camera.name) if isinstance(engine, StagedEngine) else None
     if staged is None:
-        raise DprtError(f'{policy}: its encoder has no layers to encode in part; take a policy '
+        raise DprtError(f'{policy}: its encoder has no stages to encode in part; take a policy '
                         'with a keypoint encoder, and write it anew by dprt export')
     frames, panels = pusht(camera.height, camera.width), []
     for name in SHOWN:

@@ -21,8 +21,8 @@ from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.errors import DataError, SpecError
 from diffusion_policy_rt.replay.kept import Kept
 from diffusion_policy_rt.replay.page import machine
+from diffusion_policy_rt.runtime.asking import PUBLISH_MARGIN_NS
 from diffusion_policy_rt.runtime.clock import SteadyClock
-from diffusion_policy_rt.runtime.driver import PUBLISH_MARGIN_NS
 from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.loop import Plan, PolicyLoop
 from diffusion_policy_rt.runtime.settings import LoopSettings

@@ -186,7 +186,7 @@ class ChargedEngine:
         return latent
 
     def staged(self, camera: str) -> Staged | None:
-        """Return the engine's encoder as its layers, whose head pays as `encode` does."""
+        """Return the engine's encoder as its stages, whose head pays as `encode` does."""
         own = self._engine.staged(camera) if isinstance(self._engine, StagedEngine) else None
         if own is None:
             return None

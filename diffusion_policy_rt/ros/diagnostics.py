@@ -104,7 +104,7 @@ class Monitor:
         """
         while self._ticks and self._ticks[0][0] < now_ns - self._window_ns:
             self._ticks.popleft()
-        ticks = [tick for _, tick in self._ticks]
+        ticks = [tick for _, tick in list(self._ticks)]  # a copy at once: more may come meanwhile
         return [self._loop(ticks, running, reason, plans or {}),
                 *(self._source(name, now_ns, {'dropped': count, **(faults or {}).get(name, {})},
                                running) for name, count in dropped.items())]

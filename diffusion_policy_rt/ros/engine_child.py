@@ -16,6 +16,7 @@ from diffusion_policy_rt.errors import EngineError
 from diffusion_policy_rt.runtime.caches import keep_conditions
 from diffusion_policy_rt.runtime.ports import (
     BlockwiseEngine, ConditionedEngine, Denoiser, Engine, Staged, StagedEngine)
+from diffusion_policy_rt.runtime.receptive import ReceptiveField
 from diffusion_policy_rt.spec import Schedule
 
 
@@ -45,19 +46,18 @@ class Served:
             raise EngineError('what this plan kept ended with the process that it began in')
         return self._blockwise.denoise(*given)
 
-    def layers(self, camera: str) -> list[tuple[int, int, int]] | None:
-        """Return extent, stride and margin of each layer of an encoder; None without layers."""
+    def stages(self, camera: str) -> list[tuple[ReceptiveField, ...]] | None:
+        """Return what the layers of each stage of an encoder see; None without stages."""
         if camera not in self._staged:
             engine = self.engine
             self._staged[camera] = engine.staged(camera) if (
                 isinstance(engine, StagedEngine)) else None
         staged = self._staged[camera]
-        return None if staged is None else [
-            (stage.extent, stage.stride, stage.margin) for stage in staged.stages]
+        return None if staged is None else [stage.fields for stage in staged.stages]
 
-    def layer(self, camera: str, number: int, x: np.ndarray) -> np.ndarray:
-        """Run a layer, or what comes after the last one."""
-        self.layers(camera)  # of a process that was started again
+    def stage(self, camera: str, number: int, x: np.ndarray) -> np.ndarray:
+        """Run a stage, or what comes after the last one."""
+        self.stages(camera)  # of a process that was started again
         staged = self._staged[camera]
         assert staged is not None
         return (*(stage.run for stage in staged.stages), staged.head)[number](x)

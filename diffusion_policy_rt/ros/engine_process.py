@@ -88,14 +88,13 @@ class EngineProcess:
                                    self._conditions.keeps))
 
     def staged(self, camera: str) -> Staged | None:
-        """Return the camera's encoder as its layers, each a call to the child."""
-        layers = self._call('layers', camera)
-        if layers is None:
+        """Return the camera's encoder as its stages, each a call to the child."""
+        stages = self._call('stages', camera)
+        if stages is None:
             return None
-        run = partial(self._call, 'layer', camera)
-        return Staged(tuple(Stage(extent, stride, margin, partial(run, number))
-                            for number, (extent, stride, margin) in enumerate(layers)),
-                      partial(run, len(layers)))
+        run = partial(self._call, 'stage', camera)
+        return Staged(tuple(Stage(fields, partial(run, number))
+                            for number, fields in enumerate(stages)), partial(run, len(stages)))
 
     def close(self) -> None:
         """End the child, even in the middle of a call."""

@@ -33,6 +33,7 @@ class Gate:
 
     def __init__(self, node: Node, routes: Sequence[Route], enabled: bool) -> None:
         self._node, self._routes, self._enabled = node, routes, enabled
+        self._stamped = any(route.output.stamped for route in routes)
         self._action, self._shadow = (
             [node.create_publisher(route.output.message, f'~/{prefix}{route.name}', COMMAND)
              for route in routes] for prefix in ('', 'shadow_'))
@@ -63,9 +64,9 @@ class Gate:
 
     def _messages(self, actions: np.ndarray) -> list[Any]:
         check_finite(actions)
-        stamp = self._node.get_clock().now().to_msg()
+        stamp = self._node.get_clock().now().to_msg() if self._stamped else None
         # all are made before the first is sent: an arm does not move without its gripper
-        return [route.output.to_message(actions[:, route.columns], stamp)
+        return [route.output.to_message(actions[:, route.part], stamp)
                 for route in self._routes]
 
     def hold(self, action: Action, step_s: float) -> None:

@@ -40,9 +40,10 @@ class Inputs(Intake):
     @property
     def faults(self) -> dict[str, dict[str, int]]:
         """What was wrong with each input since the start, beside what was dropped."""
-        counts = self._loop.guard.counts
+        counts = {name: dict(kinds)  # copies at once: planning counts meanwhile
+                  for name, kinds in dict(self._loop.guard.counts).items()}
         return {STATE if name == ROBOT else source(name): {k: n for k, n in kinds.items() if n}
-                for name, kinds in list(counts.items())}
+                for name, kinds in counts.items()}
 
     def destroy(self) -> None:
         """Give the subscriptions back."""

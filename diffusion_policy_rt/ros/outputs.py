@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped, TwistStamped
 from std_msgs.msg import Float64MultiArray
-from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from trajectory_msgs.msg import JointTrajectory
 
 from diffusion_policy_rt.errors import SpecError
+from diffusion_policy_rt.ros.packed import PackedTrajectory
 
 TWIST = tuple(f'{part}.{axis}' for part in ('linear', 'angular') for axis in 'xyz')
 POSITION = tuple(f'position.{axis}' for axis in 'xyz')
@@ -27,81 +28,81 @@ class Output(Protocol):
     """Whether its values are velocities: zero holds the robot."""
     whole: bool
     """Whether a message holds all K actions, or the one due now alone."""
+    stamped: bool
+    """Whether it tells when it was made; else `stamp` is not looked at."""
 
-    def to_message(self, actions: np.ndarray, stamp: Time) -> Any:
+    def to_message(self, actions: np.ndarray, stamp: Time | None) -> Any:
         """Make the message of actions [K, A] in units: the one due now, then the rest.
 
-        It stands until the next call.
+        It is serialized, or one and the same, filled anew, that stands until the next call: a tick
+        has no time to make its parts.
         """
 
 
 class JointTrajectoryOutput:
-    """The rest of the chunk; point i is due (i + 1) / rate after the message's arrival.
+    """The rest of the chunk; point i is due (i + 1) / rate after the message's arrival."""
 
-    The message is one and the same, filled anew: ticks have no time to make its many parts.
-    """
-
-    message, velocity, whole = JointTrajectory, False, True
+    message, velocity, whole, stamped = JointTrajectory, False, True, False
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
-        self._message = JointTrajectory(joint_names=list(fields))
-        self._message.header.frame_id = frame_id
-        self._step_ns = round(1e9 / rate)
-        self._points: list[JointTrajectoryPoint] = []
+        self._fields, self._frame_id, self._step_ns = fields, frame_id, round(1e9 / rate)
+        self._packed: dict[int, PackedTrajectory] = {}
 
-    def to_message(self, actions: np.ndarray, stamp: Time) -> JointTrajectory:
-        """Make the message; its stamp is 0, which means now to every controller."""
-        while len(self._points) < len(actions):
-            seconds, ns = divmod((len(self._points) + 1) * self._step_ns, 1_000_000_000)
-            self._points.append(JointTrajectoryPoint(
-                time_from_start=Duration(sec=seconds, nanosec=ns)))
-        self._message.points = self._points[:len(actions)]
-        for point, row in zip(self._message.points, actions.tolist()):
-            point.positions = row
-        return self._message
+    def to_message(self, actions: np.ndarray, stamp: Time | None) -> bytes:
+        """Make the message in CDR; its stamp is 0, which means now to every controller."""
+        points = len(actions)
+        if points not in self._packed:
+            self._packed[points] = PackedTrajectory(self._fields, self._frame_id, self._step_ns,
+                                                    points)
+        return self._packed[points].of(actions)
 
 
 class Float64MultiArrayOutput:
     """The values due now, in the policy's order."""
 
-    message, velocity, whole = Float64MultiArray, False, False
+    message, velocity, whole, stamped = Float64MultiArray, False, False, False
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
-        pass
+        self._message = Float64MultiArray()
 
-    def to_message(self, actions: np.ndarray, stamp: Time) -> Float64MultiArray:
+    def to_message(self, actions: np.ndarray, stamp: Time | None) -> Float64MultiArray:
         """Make the message; the type has neither names nor a stamp."""
-        return Float64MultiArray(data=actions[0].tolist())
+        self._message.data = actions[0].tolist()
+        return self._message
 
 
 class TwistStampedOutput:
     """The velocity due now; components that no action fills are zero."""
 
-    message, velocity, whole = TwistStamped, True, False
+    message, velocity, whole, stamped = TwistStamped, True, False, True
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
-        self._fields, self._frame_id = _accept(fields, TWIST, {}), frame_id
+        self._fields, self._message = _accept(fields, TWIST, {}), TwistStamped()
+        self._message.header.frame_id = frame_id
 
-    def to_message(self, actions: np.ndarray, stamp: Time) -> TwistStamped:
+    def to_message(self, actions: np.ndarray, stamp: Time | None) -> TwistStamped:
         """Make the message, stamped `stamp`."""
-        return _fill(TwistStamped(), 'twist', self._fields, actions[0], stamp, self._frame_id)
+        self._message.header.stamp = stamp
+        _fill(self._message.twist, self._fields, actions[0])
+        return self._message
 
 
 class PoseStampedOutput:
     """The pose due now; with no orientation among the actions it is the identity."""
 
-    message, velocity, whole = PoseStamped, False, False
+    message, velocity, whole, stamped = PoseStamped, False, False, True
 
     def __init__(self, fields: Sequence[str], rate: float, frame_id: str) -> None:
         short = {name[-1]: name for name in POSITION}
-        self._fields, self._frame_id = _accept(fields, POSITION + ORIENTATION, short), frame_id
+        self._fields, self._message = _accept(fields, POSITION + ORIENTATION, short), PoseStamped()
+        self._message.header.frame_id = frame_id
         turned = [name for name in ORIENTATION if name in self._fields]
         if turned and len(turned) < len(ORIENTATION):
             raise SpecError(f'action_fields hold {", ".join(turned)}; an orientation needs all of '
                             f'{", ".join(ORIENTATION)}')
         self._turn = [self._fields.index(name) for name in turned]
 
-    def to_message(self, actions: np.ndarray, stamp: Time) -> PoseStamped:
+    def to_message(self, actions: np.ndarray, stamp: Time | None) -> PoseStamped:
         """Make the message, stamped `stamp`, its quaternion of length 1."""
         values = actions[0].copy()
         if self._turn:
@@ -109,7 +110,9 @@ class PoseStampedOutput:
             if length < 1e-6:
                 raise SpecError('the orientation is no rotation: all four values are zero')
             values[self._turn] /= length
-        return _fill(PoseStamped(), 'pose', self._fields, values, stamp, self._frame_id)
+        self._message.header.stamp = stamp
+        _fill(self._message.pose, self._fields, values)
+        return self._message
 
 
 OUTPUTS: dict[str, type] = {
@@ -148,10 +151,7 @@ def _accept(fields: Sequence[str], accepted: Sequence[str], short: dict[str, str
     return long
 
 
-def _fill(msg: Any, part: str, fields: Sequence[str], values: np.ndarray, stamp: Time,
-          frame_id: str) -> Any:
-    msg.header.stamp, msg.header.frame_id = stamp, frame_id
+def _fill(part: Any, fields: Sequence[str], values: np.ndarray) -> None:
     for field, value in zip(fields, values.tolist()):
         group, axis = field.split('.')
-        setattr(getattr(getattr(msg, part), group), axis, value)
-    return msg
+        setattr(getattr(part, group), axis, value)

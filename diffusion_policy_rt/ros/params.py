@@ -13,8 +13,9 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.ros.param_table import (
-    Param, action_limits, caches_of, defaults, stream_rules)
+from diffusion_policy_rt.ros.param import Param
+from diffusion_policy_rt.ros.param_values import action_limits, caches_of, stream_rules
+from diffusion_policy_rt.ros.policy_params import defaults
 from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.guard import StreamRule
 from diffusion_policy_rt.runtime.limits import Limits

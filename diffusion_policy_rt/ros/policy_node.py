@@ -16,7 +16,9 @@ from std_srvs.srv import Trigger
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.ros import params
-from diffusion_policy_rt.ros.param_table import TABLE, caches_of, policy_params
+from diffusion_policy_rt.ros.param_table import TABLE
+from diffusion_policy_rt.ros.param_values import caches_of
+from diffusion_policy_rt.ros.policy_params import policy_params
 from diffusion_policy_rt.ros.runner import Runner
 from diffusion_policy_rt.ros.sim_time import RosTimeline
 from diffusion_policy_rt.ros.spin import run

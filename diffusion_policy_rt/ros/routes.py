@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from diffusion_policy_rt.errors import SpecError
@@ -26,6 +27,12 @@ class Route:
     columns: list[int]
     """Of the actions."""
     output: Output
+
+    @cached_property
+    def part(self) -> slice | list[int]:
+        """What picks the columns: without a copy, where they lie side by side."""
+        first, end = self.columns[0], self.columns[-1] + 1
+        return slice(first, end) if self.columns == list(range(first, end)) else self.columns
 
 
 def make_routes(chosen: NodeParams, names: Sequence[str], rate: float) -> list[Route]:

@@ -18,7 +18,8 @@ class Action:
 
     rung: Rung
     actions: np.ndarray
-    """float64 [K, A] in units: the action due now, then the rest of the chunk; K = 0 for STOP."""
+    """float64 [K, A] in units: the action due now, then the rest of the chunk; K = 0 for STOP. Not
+    to be written to."""
     chunk: Chunk | None = None
     """The chunk that was in force, whether or not it is what is published."""
 
@@ -28,12 +29,21 @@ class Action:
         return cls(Rung.STOP, np.empty((0, len(spec.action))))
 
 
-def measured(spec: PolicySpec, state: State | None) -> np.ndarray:
-    """Return a measured state by action name, [A]; NaN where there is none."""
-    if state is None:
-        return np.full(len(spec.action), np.nan)
-    values = dict(zip(spec.state.names, state.values))
-    return np.array([values.get(name, np.nan) for name in spec.action.names])
+class Places:
+    """Finds the actions in a measured state, by their names."""
+
+    def __init__(self, spec: PolicySpec) -> None:
+        states, names = spec.state.names, spec.action.names
+        self._absent = np.array([name not in states for name in names])
+        self._some_absent = bool(self._absent.any())
+        self._columns = np.array([states.index(name) if name in states else 0 for name in names])
+
+    def of(self, state: State | None) -> np.ndarray:
+        """Return a measured state by action name, [A]; NaN where there is none."""
+        if state is None:
+            return np.full(len(self._absent), np.nan)
+        values = state.values[self._columns]
+        return np.where(self._absent, np.nan, values) if self._some_absent else values
 
 
 def resting(values: np.ndarray, chunk: Chunk | None, now_ns: int | None) -> np.ndarray:

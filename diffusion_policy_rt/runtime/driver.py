@@ -14,19 +14,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from diffusion_policy_rt.runtime.chunk import Chunk
+from diffusion_policy_rt.runtime.asking import Asking
 from diffusion_policy_rt.runtime.clock import Deadline
 from diffusion_policy_rt.runtime.loop import Action, Plan, PolicyLoop
 from diffusion_policy_rt.runtime.observation import NotReady
 from diffusion_policy_rt.runtime.plan import Fate
 from diffusion_policy_rt.runtime.planner import Planner, Result
+from diffusion_policy_rt.runtime.records import NAN, Records
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 
-NAN = float('nan')
 START, RESET, PLAN, ALIGN, ACT = 'start', 'reset', 'plan', 'align', 'act'
-PUBLISH_MARGIN_NS = 500_000
-"""Added to the measured p99 of publishing when the tick decides how long it may wait [ns]."""
 MAX_SKIPPED = 1000
 """Periods without a tick that are recorded one by one after a stall."""
 
@@ -60,7 +58,7 @@ class Driver:
                  on_event: Callable[[str, int, Fate | None], object] = _nothing,
                  rest: Callable[[Action], None] | None = None) -> None:
         self.loop, self._timeline = loop, timeline
-        self._publish, self._on_tick, self._on_reason = publish, on_tick, on_reason
+        self._publish, self._on_reason = publish, on_reason
         self._rest = rest or publish
         self._planner = make_planner(loop)
         self._prepare, self._between, self._on_event = prepare, between, on_event
@@ -68,13 +66,9 @@ class Driver:
         self._wake, self._reset = threading.Event(), threading.Event()
         self._stopping = self._aligned = False
         self._reason = ''
-        self._asked = self._count = 0
-        self._untold = False
-        """Whether a plan was asked for of which nothing was told yet."""
-        self._cut = self._used = 0
-        self._before: Chunk | None = None
-        self._estimate: Chunk | None = None
-        """In force before that plan, and what it had come to when it was cut short."""
+        self._records = Records(on_tick)
+        self._asking = Asking(loop, self._planner, timeline,
+                              lambda asked, fate: on_event(PLAN, asked, fate))
 
     def start(self) -> None:
         """Begin to tick, one period from now. A driver runs once."""
@@ -110,6 +104,8 @@ class Driver:
             self._send(self.loop.hold(self._timeline.now_ns()), self._rest)
             raise
 
+    # -- rhythm --------------------------------------------------------------------------------
+
     def _run(self) -> None:
         now = self._timeline.now_ns()
         self._on_event(START, now, None)
@@ -118,7 +114,7 @@ class Driver:
             self._timeline.sleep_until(scheduled, self._wake)
             self._wake.clear()  # before looking: what is set after this wakes the next sleep
             if self._stopping:
-                self._give_up()
+                self._asking.give_up()
                 return
             if self._reset.is_set() and not self._planner.busy:
                 scheduled = self._begin_anew(scheduled)
@@ -129,7 +125,7 @@ class Driver:
 
     def _begin_anew(self, scheduled: int) -> int:
         """Reset the loop; the rhythm stands unless the timeline itself has jumped."""
-        self._take(self._past_tick())
+        self._asking.take(self._asking.past_tick())
         self.loop.reset()
         self._reset.clear()
         self._aligned = False
@@ -146,7 +142,8 @@ class Driver:
         now, period = self._timeline.now_ns(), self.loop.settings.period_ns
         skipped = max(0, (now - scheduled) // period) if not self._reset.is_set() else 0
         for k in range(1, 1 + min(skipped, MAX_SKIPPED)):
-            self._skip(scheduled + k * period, now)
+            self._records.skip(
+                Deadline(scheduled + k * period, self.loop.settings.deadline_ns), now)
         newest = self.loop.newest
         if self._aligned or newest is None:
             return scheduled + period * max(1, (now - scheduled) // period + 1)
@@ -155,96 +152,27 @@ class Driver:
         self._on_event(ALIGN, upcoming, None)
         return upcoming
 
+    # -- one tick ------------------------------------------------------------------------------
+
     def _tick(self, scheduled: int) -> None:
-        loop, planner, began = self.loop, self._planner, self._timeline.now_ns()
+        loop, began = self.loop, self._timeline.now_ns()
         newest, deadline = loop.newest, Deadline(scheduled, loop.settings.deadline_ns)
         loop.latencies.record('wake', began - scheduled)
-        late = self._account(self._take(scheduled))
-        result = self._account(self._plan(planner, scheduled, deadline))
+        late = self._account(self._asking.take(scheduled))
+        result = None if self._reset.is_set() else self._account(
+            self._asking.plan(scheduled, deadline))
         plan = result if isinstance(result, Plan) else None
         decided = self._timeline.now_ns()
         self._explain(NotReady(loop.guard.halted) if loop.guard.halted else result or late)
         action = loop.act(scheduled, plan)
-        self._followed(scheduled, action.chunk)
+        self._asking.followed(scheduled, action.chunk)
         rung = self._send(action, self._publish)
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
         if loop.hands.counted is not None:
             self._on_event(ACT, scheduled, None)
         age = (began - newest.stamp_ns) / 1e9 if newest is not None else NAN
-        self._record(rung, deadline, left, age, plan, plan or late)
-
-    def _plan(self, planner: Planner, scheduled: int, deadline: Deadline) -> Result | None:
-        """Return the plan asked for in this tick if it comes in time, or why there is none."""
-        if planner.busy or self._reset.is_set() or not self.loop.wants_plan(scheduled):
-            return None
-        latencies, cut_off = self.loop.latencies, deadline.end_ns - self._reserved(deadline)
-        fewest = self.loop.settings.allowed_steps(self.loop.spec)[0]
-        planning = latencies.p99_ns('encode') + latencies.p99_ns(fewest)
-        self.loop.arrivals.wait(self._timeline, cut_off - round(planning))
-        self._asked, self._untold, self._cut, self._used = scheduled, True, 0, 0
-        self._before, self._estimate = self.loop.current, None
-        planner.ask(scheduled, cut_off - self._timeline.now_ns())
-        self._timeline.sleep_until(cut_off, planner.done)
-        result = self._take(self._timeline.now_ns(), in_time=True)
-        return result or self._cut_short()
-
-    def _reserved(self, deadline: Deadline) -> int:
-        """Return what is kept of the deadline for waking up from the wait and publishing [ns].
-
-        Bounded, since after one stall there must still be time to plan in.
-        """
-        most = deadline.budget_ns // 4
-        return PUBLISH_MARGIN_NS + sum(min(round(self.loop.latencies.p99_ns(stage)), most)
-                                       for stage in ('wake', 'publish'))
-
-    def _take(self, at_ns: int, in_time: bool = False) -> Result | None:
-        """Return the planner's result, once, and tell what it was planned from."""
-        result = self._planner.take()
-        if result is not None:
-            self._tell_fate(isinstance(result, Plan), at_ns, in_time)
-        return result
-
-    def _give_up(self) -> None:
-        """Tell of the plan in flight, if there is one: its estimate may have been followed."""
-        after = self._past_tick() + 1  # no tick has followed it
-        if self._untold and self._take(after) is None:
-            self._tell_fate(True, after)
-
-    def _past_tick(self) -> int:
-        """Return the time, and in any case one that is too late for the tick that asked."""
-        return max(self._timeline.now_ns(), self._asked + self.loop.settings.deadline_ns)
-
-    def _tell_fate(self, made: bool, at_ns: int, in_time: bool = False) -> None:
-        steps = self.loop.chosen if made else 0
-        whole = in_time or self._used == self._asked
-        fate = Fate(steps, steps if whole else self._cut, self._used or at_ns)
-        self._untold = False
-        self._on_event(PLAN, self._asked, fate)
-
-    def _followed(self, scheduled: int, chunk: Chunk | None) -> None:
-        """Take in which chunk a tick followed while a plan was in flight."""
-        if not self._untold or chunk is self._before:
-            return
-        if chunk is self._estimate:
-            self._cut = chunk.steps if chunk else 0
-        else:  # the whole of it came just before acting
-            self._used = self._used or scheduled
-
-    def _account(self, result: Result | None) -> Result | None:
-        """Count a plan that failed for no stream's fault; return what was given."""
-        if isinstance(result, NotReady) and result.source is None and result.kind:
-            self.loop.counts[result.kind] += 1
-        return result
-
-    def _cut_short(self) -> Plan | None:
-        """Return what the plan in flight came to so far; it goes on, for the next ticks."""
-        offered = self._planner.offered
-        self.loop.counts['late'] += 1
-        if offered is not None:
-            self._estimate = offered.chunk
-            self.loop.adopt(offered)
-        return offered
+        self._records.tick(rung, deadline, left, age, plan, plan or late)
 
     def _send(self, action: Action, publish: Callable[[Action], None]) -> Rung:
         """Publish the action; return its rung, or STOP when nothing left."""
@@ -257,35 +185,6 @@ class Driver:
             return Rung.STOP
         return action.rung
 
-    def _record(self, rung: Rung, deadline: Deadline, left: int, age: float, plan: Plan | None,
-                spent: Result | None) -> None:
-        """Tell the tick. `spent` is the plan whose cost falls to it, also when it came late."""
-        fresh = plan is not None and rung in (Rung.FRESH, Rung.FEWER, Rung.CACHED)
-        cost = spent if isinstance(spent, Plan) else None
-        self._tell(Tick(
-            tick=self._count,
-            stamp_to_publish_s=(left - plan.chunk.stamp_ns) / 1e9 if plan and fresh else NAN,
-            plan_s=cost.plan_ns / 1e9 if cost else NAN,
-            encode_s=cost.encode_ns / 1e9 if cost else NAN,
-            denoise_s=cost.denoise_ns / 1e9 if cost else NAN,
-            slack_s=deadline.left_ns(left) / 1e9,
-            steps=plan.chunk.steps if plan and fresh else 0,
-            rung=rung,
-            cache_hits=cost.cache_hits if cost else 0,
-            observation_age_s=age,
-            camera_skew_s=cost.skew_ns / 1e9 if cost else NAN,
-            missed=deadline.missed(left)))
-
-    def _skip(self, scheduled: int, now: int) -> None:
-        """Record a period that passed without a tick."""
-        deadline = Deadline(scheduled, self.loop.settings.deadline_ns)
-        self._tell(Tick(self._count, NAN, NAN, NAN, NAN, deadline.left_ns(now) / 1e9, 0, Rung.STOP,
-                        0, NAN, NAN, True))
-
-    def _tell(self, tick: Tick) -> None:
-        self._count += 1
-        self._on_tick(tick)
-
     def _explain(self, result: Result | None) -> None:
         """Tell once why no plan is made, and once that it works again."""
         if result is None:
@@ -294,3 +193,9 @@ class Driver:
         if reason != self._reason:
             self._reason = reason
             self._on_reason(reason)
+
+    def _account(self, result: Result | None) -> Result | None:
+        """Count a plan that failed for no stream's fault; return what was given."""
+        if isinstance(result, NotReady) and result.source is None and result.kind:
+            self.loop.counts[result.kind] += 1
+        return result

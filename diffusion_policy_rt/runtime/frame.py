@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -71,12 +72,19 @@ def window(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0))
 
 def scaled(pixels: np.ndarray, camera: CameraSpec) -> np.ndarray:
     """Scale uint8 [h, w, 3], any part of a `window`, to float32 [3, h, w]."""
-    std = np.asarray(camera.std, np.float32)[:, None, None]
+    factor, offset = _scale(camera.mean, camera.std)
     made = np.empty((3, *pixels.shape[:2]), np.float32)
     # into the planes at once: interleaved arithmetic and a copy cost ten times as much
-    np.multiply(pixels.transpose(2, 0, 1), 1 / (255 * std), out=made)
-    made -= np.asarray(camera.mean, np.float32)[:, None, None] / std
+    np.multiply(pixels.transpose(2, 0, 1), factor, out=made)
+    made -= offset
     return made
+
+
+@lru_cache(64)
+def _scale(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what pixels are multiplied with, and what is subtracted then, each [3, 1, 1]."""
+    deviation = np.asarray(std, np.float32)[:, None, None]
+    return 1 / (255 * deviation), np.asarray(mean, np.float32)[:, None, None] / deviation
 
 
 def to_input(rgb: np.ndarray, camera: CameraSpec, shift: tuple[int, int] = (0, 0)) -> np.ndarray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion_policy_rt.errors import SpecError
-from diffusion_policy_rt.runtime.acting import Action, braking, measured, resting
+from diffusion_policy_rt.runtime.acting import Action, Places, braking, resting
 from diffusion_policy_rt.runtime.chunk import Chunk
+from diffusion_policy_rt.runtime.course import Course
 from diffusion_policy_rt.runtime.limits import Clips, Limits
 from diffusion_policy_rt.runtime.motion import Motion
 from diffusion_policy_rt.runtime.observation import State
@@ -21,14 +22,18 @@ class Hands:
 
     def __init__(self, spec: PolicySpec, limits: Limits, velocity: bool) -> None:
         self.limits, self.velocity = limits, velocity
-        self.motion, self.clips = Motion(limits, 1 / spec.rate), Clips()
-        self._counts = self.motion.bounds or not velocity and bool(np.isfinite(limits.rate).any())
+        self._step_s = 1 / spec.rate
+        self.motion, self.clips = Motion(limits, self._step_s), Clips()
         if velocity and self.motion.bounds:
             raise SpecError('limits.*.max_acceleration bounds positions; the acceleration of a '
                             'velocity is bounded by limits.*.max_velocity')
         self.state: State | None = None
         """The newest that was measured."""
-        self._spec = spec
+        self._spec, self._places = spec, Places(spec)
+        self._asks_state = limits.rated or self.motion.bounds
+        """Whether more than positions is bounded; else a chunk alone says what is sent."""
+        self._followed: tuple[Chunk, Course] | None = None
+        """The last chunk that was followed, and its way within the limits."""
         self.counted: np.ndarray | None = None
         """Where the robot was measured to be [A] when the tick's action was bounded by it, or held
         it there; None where nothing measured counts."""
@@ -39,18 +44,29 @@ class Hands:
         """Take in a measured state."""
         self.state = state
         if self.motion.bounds:
-            self.motion.measure(state.stamp_ns, measured(self._spec, state), settings.period_ns)
+            self.motion.measure(state.stamp_ns, self._places.of(state), settings.period_ns)
 
-    def follow(self, chunk: Chunk, rest: np.ndarray, rung: Rung, settings: LoopSettings,
+    def follow(self, chunk: Chunk, first: int, end: int, rung: Rung, settings: LoopSettings,
                now_ns: int) -> Action:
-        """Return what is left of a chunk, `rest` [K, A] from now on, within the limits."""
-        at = self.at(settings)
-        self.counted = at if self._counts else None
-        actions = self.motion.follow(
-            self._bounded(rest.astype(float), settings, at), rest.astype(float),
-            chunk.before(now_ns), at, now_ns, 1 / settings.control_rate)
-        self.clips.note(rest[0], actions[0])
-        return self._sending(self._contained(Action(rung, actions)))
+        """Return the actions `first`, which is due now, to `end` of a chunk within the limits."""
+        course = self._course_of(chunk)
+        if self._asks_state:
+            at = self.at(settings)
+            self.counted = None if self.velocity else at
+            begin = self._begin(at, settings)
+            if self.motion.bounds or not course.keeps_rate(first, *begin):
+                rows = self.motion.follow(
+                    course.rest(first, end, *begin), course.due[first:end], chunk.before(now_ns),
+                    at, now_ns, 1 / settings.control_rate)
+                self.clips.note(bool((rows[0] != course.due[first]).any()))
+                return self._sending(self._contained(Action(rung, rows)))
+        self.clips.note(course.moved[first])
+        return self._sending(Action(rung, course.placed[first:end]))
+
+    def _course_of(self, chunk: Chunk) -> Course:
+        if self._followed is None or self._followed[0] is not chunk:
+            self._followed = chunk, self.limits.course(chunk.actions, self._step_s)
+        return self._followed[1]
 
     def end(self, settings: LoopSettings) -> Action:
         """Return what is sent where there is nothing to follow: velocities are braked first."""
@@ -65,7 +81,10 @@ class Hands:
 
     def hold(self, chunk: Chunk | None, settings: LoopSettings, now_ns: int | None = None,
              told: bool = False) -> Action:
-        """Return what keeps the robot where it is measured to be; see `PolicyLoop.hold`."""
+        """Return what keeps the robot where it is measured to be; see `PolicyLoop.hold`.
+
+        `told` is for ticks, which send it.
+        """
         if self.velocity:
             return self._come_to_rest(settings)
         at = self.at(settings, now_ns)
@@ -73,7 +92,8 @@ class Hands:
         values = resting(at, chunk, now_ns)
         if not np.isfinite(values).all():
             return Action.stop(self._spec)
-        held = self._bounded(values[None].astype(float), settings, self.at(settings))
+        held = self.limits.course(values[None], self._step_s).rest(
+            0, 1, *self._begin(self.at(settings), settings))
         if now_ns is not None:
             held = self.motion.brake(held[0], now_ns, 1 / settings.control_rate, told)
         return self._contained(Action(Rung.HOLD, held))
@@ -92,7 +112,7 @@ class Hands:
     def forget(self) -> None:
         """Forget what was measured, and begin at rest."""
         self.motion.clear()
-        self.state = None
+        self.state = self._followed = None
 
     def _contained(self, action: Action) -> Action:
         """Return the action, or STOP and count it where it is out of the limits of position.
@@ -111,17 +131,19 @@ class Hands:
             self._sent = action.actions[0]
         return action
 
-    def _bounded(self, actions: np.ndarray, settings: LoopSettings,
-                 at: np.ndarray) -> np.ndarray:
-        period, step = 1 / settings.control_rate, 1 / self._spec.rate
+    def _begin(self, at: np.ndarray, settings: LoopSettings) -> tuple[np.ndarray, float]:
+        """Return what bounds the next action, [A], and the time that it has for its change [s].
+
+        It is where the robot is measured to be, or the velocity that was sent last.
+        """
         if not self.velocity:
-            return self.limits.apply(actions, at, step)
+            return at, self._step_s
         sent = np.zeros(len(self._spec.action)) if self._sent is None else self._sent
-        return self.limits.apply(actions, sent, step, period)
+        return sent, 1 / settings.control_rate
 
     def at(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""
         state = self.state
         old = (state is not None and now_ns is not None
                and now_ns - state.arrival_ns > settings.action_timeout_ns)
-        return measured(self._spec, None if old or self.velocity else state)
+        return self._places.of(None if old or self.velocity else state)

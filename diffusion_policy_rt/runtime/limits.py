@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from diffusion_policy_rt.runtime.course import Course
 from diffusion_policy_rt.runtime.steering import Steering
 
 KEPT = 1000
@@ -28,36 +30,28 @@ class Limits:
         """Return limits that bound nothing."""
         return cls(np.full(size, -np.inf), np.full(size, np.inf), np.full(size, np.inf))
 
+    @cached_property
+    def rated(self) -> bool:
+        """Whether the rate of any action is bounded."""
+        return bool(np.isfinite(self.rate).any())
+
     @property
     def steered(self) -> np.ndarray:
         """Whether the acceleration of each action is bounded, [A]."""
         return np.isfinite(np.full(len(self.low), np.inf) if self.acceleration is None
                            else self.acceleration)
 
-    def apply(self, actions: np.ndarray, measured: np.ndarray | None, step_s: float,
-              first_s: float | None = None) -> np.ndarray:
-        """Return actions [K, A] within the limits of position and rate.
-
-        The first may differ from `measured` [A] by at most rate x `first_s` (`step_s` where it is
-        not given), and each from the one before it by at most rate x `step_s`. Entries of
-        `measured` that are not measured are NaN and bound nothing.
-        """
-        bounded = np.clip(actions, self.low, self.high)
-        if not np.isfinite(self.rate).any():
-            return bounded
-        reach = self.rate * (step_s if first_s is None else first_s)
-        last = np.full(actions.shape[-1], np.nan) if measured is None else measured
-        for row in bounded:
-            known = np.isfinite(last)
-            row[known] = np.clip(row, last - reach, last + reach)[known]
-            last, reach = row, self.rate * step_s
-        return bounded
+    def course(self, actions: np.ndarray, step_s: float) -> Course:
+        """Return the way of actions [H, A], one every `step_s`, within positions and rates."""
+        return Course(actions, self.low, self.high, self.rate if self.rated else None, step_s)
 
     def beyond(self, actions: np.ndarray) -> np.ndarray:
         """Return which of the actions [K, A] leave the positions, but for rounding, bool [A].
 
         Where the measured state is further out than the rate can bring back, they do.
         """
+        if ((actions >= self.low) & (actions <= self.high)).all():
+            return np.zeros(len(self.low), bool)
         slack = 1e-9 * np.maximum(1.0, np.abs(actions))
         return ~((actions >= self.low - slack) & (actions <= self.high + slack)).all(0)
 
@@ -80,9 +74,8 @@ class Clips:
         """Whose values were out, in the last of them."""
         self._newest: deque[bool] = deque(maxlen=KEPT)
 
-    def note(self, due: np.ndarray, sent: np.ndarray) -> None:
-        """Take in the action that was due and the one that was sent for it, [A]."""
-        clipped = not np.array_equal(due, sent)
+    def note(self, clipped: bool) -> None:
+        """Take in whether what was sent is not what was due."""
         self.count += clipped
         self._newest.append(clipped)
 

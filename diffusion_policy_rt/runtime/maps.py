@@ -1,98 +1,68 @@
-"""What an encoder's layers made of one image, kept so that a part of it can be made anew.
+"""What an encoder's stages made of one image, kept so that a part of it can be made anew.
 
-A rectangle of changed pixels grows on its way through the layers, by each one's neighbourhood.
-Only what it grows to is computed; the rest of every layer's output stands as it was:
+A rectangle of changed pixels grows on its way through the layers, by each one's receptive field.
+Only what it grows to is computed; the rest of every stage's output stands as it was:
 
-    pixels 16 x 16  ->  10 x 10 of 48 x 48  ->  6 x 6 of 24 x 24  ->  8 x 8  ->  12 x 12  -> ..
+    pixels 16 x 16  ->  8 x 8 of 24 x 24  ->  12 x 12  ->  20 x 20
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from diffusion_policy_rt.runtime.ports import Stage, Staged
-
-Rect = tuple[int, int, int, int]
-"""Top, left, bottom, right; the last two are the first outside."""
-
-
-def grown(stage: Stage, rect: Rect, shape: tuple[int, ...]) -> Rect:
-    """Return which outputs of a stage, of `shape` [.., h, w], depend on inputs in `rect`."""
-    top, left, bottom, right = rect
-    reach, stride, margin = stage.extent - 1 - stage.margin, stage.stride, stage.margin
-    return (max(0, -((reach - top) // stride)), max(0, -((reach - left) // stride)),
-            min(shape[-2], (bottom - 1 + margin) // stride + 1),
-            min(shape[-1], (right - 1 + margin) // stride + 1))
-
-
-def merged(rects: Iterable[Rect]) -> list[Rect]:
-    """Return rectangles that cover the same and do not overlap."""
-    apart: list[Rect] = []
-    for rect in rects:
-        while over := [other for other in apart if _overlap(rect, other)]:
-            apart = [other for other in apart if other not in over]
-            rect = _hull([rect, *over])
-        apart.append(rect)
-    return apart
-
-
-def _overlap(a: Rect, b: Rect) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _hull(rects: list[Rect]) -> Rect:
-    tops, lefts, bottoms, rights = zip(*rects)
-    return min(tops), min(lefts), max(bottoms), max(rights)
+from diffusion_policy_rt.runtime.ports import Staged
+from diffusion_policy_rt.runtime.receptive import Rect, grown, merged, patch, widened
 
 
 class Maps:
-    """The input of each stage, with its margins, and the last one's output."""
+    """The output of each stage for one image."""
 
-    def __init__(self, staged: Staged, image: np.ndarray) -> None:
-        """Hold `image`, float32 [3, h, w]; nothing is computed yet."""
-        self._staged, self._inputs = staged, [_framed(image, staged.stages[0].margin)]
+    def __init__(self, staged: Staged, shape: tuple[int, int],
+                 pixels: Callable[[Rect], np.ndarray]) -> None:
+        """Take an image of `shape` [h, w]; nothing is computed yet.
 
-    @property
-    def pixels(self) -> np.ndarray:
-        """The image that all of this is of, float32 [3, h, w]; to be written before `update`."""
-        return self._inner(0)
-
-    def _inner(self, index: int) -> np.ndarray:
-        whole, stages = self._inputs[index], self._staged.stages
-        margin = stages[index].margin if index < len(stages) else 0
-        return whole[:, margin:whole.shape[1] - margin, margin:whole.shape[2] - margin]
-
-    @property
-    def filled(self) -> bool:
-        """Whether there is something to be updated."""
-        return len(self._inputs) > 1
+        `pixels` gives a rectangle of it as it is now, float32 [3, h', w'].
+        """
+        self._staged, self._pixels = staged, pixels
+        self._made: list[np.ndarray] = []
+        self._shapes = [shape]
+        for stage in staged.stages:
+            self._shapes.append(stage.outputs(self._shapes[-1]))
 
     def fill(self) -> np.ndarray:
-        """Compute every layer of `pixels`; return the latent [L]."""
-        del self._inputs[1:]
-        margins = [stage.margin for stage in self._staged.stages[1:]] + [0]
-        for stage, margin in zip(self._staged.stages, margins):
-            self._inputs.append(_framed(stage.run(self._inputs[-1]), margin))
-        return self._staged.head(self._inputs[-1])
+        """Compute all of the image; return the latent [L]."""
+        self._made.clear()
+        for index, shape in enumerate(self._shapes[1:]):
+            self._made.append(self._computed(index, (0, 0, *shape)).copy())
+        return self._staged.head(self._made[-1])
 
     def update(self, rects: Iterable[Rect]) -> np.ndarray:
         """Compute anew what depends on the pixels in `rects`; return the latent [L]."""
-        rects = list(rects)
-        for index, stage in enumerate(self._staged.stages):
-            whole, made = self._inputs[index], self._inner(index + 1)
-            rects = merged(grown(stage, rect, made.shape) for rect in rects)
-            for top, left, bottom, right in rects:
-                made[:, top:bottom, left:right] = stage.run(np.ascontiguousarray(
-                    whole[:, top * stage.stride:(bottom - 1) * stage.stride + stage.extent,
-                          left * stage.stride:(right - 1) * stage.stride + stage.extent]))
-        return self._staged.head(self._inputs[-1])
+        for index, (stage, made) in enumerate(zip(self._staged.stages, self._made)):
+            rects = merged(grown(stage.field, rect, made.shape) for rect in rects)
+            for rect in rects:
+                top, left, bottom, right = rect
+                made[:, top:bottom, left:right] = self._computed(index, rect)
+        return self._staged.head(self._made[-1])
 
+    def _computed(self, index: int, rect: Rect) -> np.ndarray:
+        """Run a stage; return its outputs in a rectangle."""
+        stage, shape = self._staged.stages[index], self._shapes[index + 1]
+        wide = widened(rect, stage.spoiled, shape)
+        made = stage.run(self._patch(index, patch(stage.fields, wide, self._shapes[index])))
+        top, left = rect[0] - wide[0], rect[1] - wide[1]
+        return made[:, top:top + rect[2] - rect[0], left:left + rect[3] - rect[1]]
 
-def _framed(inner: np.ndarray, margin: int) -> np.ndarray:
-    """Copy [C, h, w] into the middle of zeros."""
-    channels, rows, columns = inner.shape
-    made = np.zeros((channels, rows + 2 * margin, columns + 2 * margin), np.float32)
-    made[:, margin:margin + rows, margin:margin + columns] = inner
-    return made
+    def _patch(self, index: int, rect: Rect) -> np.ndarray:
+        """Return inputs of a stage, with zeros where the rectangle reaches out of the image."""
+        inner = widened(rect, (0, 0), self._shapes[index])
+        part = self._pixels(inner) if index == 0 else self._made[index - 1][
+            :, inner[0]:inner[2], inner[1]:inner[3]]
+        if inner == rect:
+            return np.ascontiguousarray(part)
+        top, left = inner[0] - rect[0], inner[1] - rect[1]
+        framed = np.zeros((len(part), rect[2] - rect[0], rect[3] - rect[1]), np.float32)
+        framed[:, top:top + part.shape[1], left:left + part.shape[2]] = part
+        return framed

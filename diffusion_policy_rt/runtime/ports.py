@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from diffusion_policy_rt.runtime.receptive import ReceptiveField, spoiled, together
 from diffusion_policy_rt.spec import Schedule
 
 
@@ -86,22 +88,38 @@ class BlockwiseEngine(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """One layer of an encoder that sees a bounded neighbourhood.
+    """Layers of an encoder on end that see a bounded neighbourhood.
 
-    Output position `o` is a function of the inputs `o * stride ... + extent - 1`, in rows and in
-    columns alike, counted from `margin` zeros before the first input.
+    The first one is given its margin, the others pad by themselves: as many outputs of a patch as
+    `spoiled` tells are not those of the whole image, where the image goes on there.
     """
 
-    extent: int
-    stride: int
-    margin: int
+    fields: tuple[ReceptiveField, ...]
+    """Of each layer."""
     run: Callable[[np.ndarray], np.ndarray]
     """float32 [C, h, w], margins included, to float32 [D, h', w']."""
+
+    @cached_property
+    def field(self) -> ReceptiveField:
+        """What all layers together see."""
+        return together(self.fields)
+
+    @cached_property
+    def spoiled(self) -> tuple[int, int]:
+        """Outputs at the beginning and end of a patch that are not those of the whole image."""
+        return spoiled(self.fields)
+
+    def outputs(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Return rows and columns of the output for an image of so many, margins not counted."""
+        rows, columns = shape
+        for field in self.fields:
+            rows, columns = field.outputs(rows), field.outputs(columns)
+        return rows, columns
 
 
 @dataclass(frozen=True)
 class Staged:
-    """An encoder as its layers, and what makes the latent of the last one's output."""
+    """An encoder as its stages, and what makes the latent of the last one's output."""
 
     stages: tuple[Stage, ...]
     head: Callable[[np.ndarray], np.ndarray]
@@ -110,7 +128,7 @@ class Staged:
 
 @runtime_checkable
 class StagedEngine(Protocol):
-    """An engine that can run encoders layer by layer."""
+    """An engine that can run encoders stage by stage."""
 
     def staged(self, camera: str) -> Staged | None:
-        """Return the camera's encoder as its layers; None where layers see the whole image."""
+        """Return the camera's encoder as its stages; None where layers see the whole image."""

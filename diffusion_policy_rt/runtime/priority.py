@@ -2,9 +2,9 @@
 
 Each is asked for on its own, and where it is denied the cure is told and the thread goes on.
 
-With the priority go all threads that run Python, at the lowest real-time one: a thread that is
-preempted while it holds the interpreter would keep the late one waiting for as long. What they
-start, processes among it, is ordinary again.
+With the priority go all threads of the process, at the lowest real-time one: a thread that is
+preempted while it holds the interpreter, or a lock of the middleware, would keep the late one
+waiting for as long. What they start, processes among it, is ordinary again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffusion_policy_rt.errors import SpecError
 
 MCL_CURRENT, MCL_FUTURE = 1, 2
 LOWEST = 1
-"""SCHED_FIFO priority of the threads that share the interpreter."""
+"""SCHED_FIFO priority of the process's other threads."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Priority:
                     _schedule(thread, os.SCHED_OTHER, 0)
 
     def release(self) -> None:
-        """Make all threads that run Python ordinary again."""
+        """Make all threads ordinary again."""
         if self.priority and hasattr(os, 'SCHED_OTHER'):
             _schedule_others(0, os.SCHED_OTHER, 0)
 
@@ -81,11 +81,12 @@ def _schedule(thread: int, policy: int, priority: int) -> None:
 
 
 def _schedule_others(thread: int, policy: int, priority: int) -> None:
-    """Schedule all threads that run Python but this one."""
-    for other in threading.enumerate():
-        if other.native_id is not None and other.native_id != thread:
+    """Schedule all threads of this process but this one."""
+    with contextlib.suppress(OSError):
+        for other in map(int, os.listdir('/proc/self/task')):
             with contextlib.suppress(OSError):  # it has ended meanwhile, or was never raised
-                _schedule(other.native_id, policy, priority)
+                if other != thread:
+                    _schedule(other, policy, priority)
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:

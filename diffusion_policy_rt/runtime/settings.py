@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -80,22 +81,22 @@ class LoopSettings:
         """Return how seams of these actions are bounded."""
         return Joint(self.seam_limit or action.stride, self.blend_steps, np.array(action.scale))
 
-    @property
+    @cached_property
     def period_ns(self) -> int:
         """One control period [ns]."""
         return round(1e9 / self.control_rate)
 
-    @property
+    @cached_property
     def deadline_ns(self) -> int:
         """The deadline [ns]."""
         return round(self.deadline * 1e9)
 
-    @property
+    @cached_property
     def observation_timeout_ns(self) -> int:
         """The observation timeout [ns]."""
         return round(self.observation_timeout * 1e9)
 
-    @property
+    @cached_property
     def action_timeout_ns(self) -> int:
         """The action timeout [ns]."""
         return round(self.action_timeout * 1e9)

@@ -1,7 +1,7 @@
 """Encoding only what moved: images are compared by tiles with the one that latents were made of.
 
     image == held                       the latent stands, nothing is computed
-    some tiles differ                   what changed is copied to `held`, and scaled; layers are
+    some tiles differ                   what changed is copied to `held`; stages of layers are
                                         computed around it
     many do, or the age is up           encoded whole, at the price of the comparison alone
 
@@ -22,8 +22,9 @@ import numpy as np
 
 from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.runtime.frame import scaled
-from diffusion_policy_rt.runtime.maps import Maps, Rect
+from diffusion_policy_rt.runtime.maps import Maps
 from diffusion_policy_rt.runtime.ports import Staged
+from diffusion_policy_rt.runtime.receptive import Rect
 from diffusion_policy_rt.spec import CameraSpec
 
 TILE = 8
@@ -31,7 +32,9 @@ TILE = 8
 MOST = 0.3
 """Share of the image above which changed rectangles are not worth more than encoding it whole."""
 LEAST = 160 * 160
-"""Pixels of an image below which a call per layer costs more than encoding it whole."""
+"""Pixels of an image below which a call per stage costs more than encoding it whole."""
+DENSE = 1.5
+"""Up to so many times the tiles that changed, one rectangle costs less than a few."""
 SOME = 16
 """Every so many rows are compared first where the last image was encoded whole: enough to tell
 that most of this one moved, too."""
@@ -54,9 +57,10 @@ class TileRule:
     """Age above which an image is encoded whole again [s]; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        if not (0 <= self.threshold <= 255 and 0 <= self.max_age < np.inf):
-            raise SpecError(f'threshold {self.threshold:g} must lie in 0..255 and max_age '
-                            f'{self.max_age:g} must be finite and not negative')
+        if not 0 <= self.threshold <= 255:
+            raise SpecError(f'threshold {self.threshold:g} must lie in 0..255')
+        if not 0 <= self.max_age < np.inf:
+            raise SpecError(f'max_age {self.max_age:g} must be finite and not negative')
 
     @classmethod
     def of(cls, camera: CameraSpec) -> TileRule:
@@ -69,7 +73,7 @@ class _Held:
     image: np.ndarray
     """Our own copy, uint8 [h, w, 3]."""
     maps: Maps | None
-    """The layers' outputs; None until a part of the image changed."""
+    """The stages' outputs; None until a part of the image changed."""
     latent: np.ndarray
     since_ns: int
     """Stamp of the image that was last encoded whole."""
@@ -119,7 +123,8 @@ class TiledEncoder:
         if held is None or held.image.shape != image.shape:
             held = self._whole(image, stamp_ns, np.empty(image.shape, np.uint8))
         else:
-            held = self._changed(held, image, stamp_ns, rule.threshold)
+            # differences are whole numbers, and compare with one ten times as fast
+            held = self._changed(held, image, stamp_ns, int(rule.threshold))
         self.age_ns = stamp_ns - held.since_ns
         self._held = held
         return held.latent.copy()
@@ -147,7 +152,7 @@ class TiledEncoder:
             self._to_pass_over = PASSED_OVER
         return self._whole(image, stamp_ns, held.image)
 
-    def _changed(self, held: _Held, image: np.ndarray, stamp_ns: int, threshold: float) -> _Held:
+    def _changed(self, held: _Held, image: np.ndarray, stamp_ns: int, threshold: int) -> _Held:
         rows, columns = image.shape[:2]
         most = MOST if rows * columns >= self._least else 0.0
         if held.maps is None and _moved(image[::SOME], held.image[::SOME], threshold) > most:
@@ -155,35 +160,34 @@ class TiledEncoder:
         far = cv2.absdiff(image, held.image)
         furthest = by_tile(far)
         dirty = furthest > threshold
-        self.drift = float(furthest[~dirty].max(initial=0))
-        if not dirty.any():
-            self._count('unchanged', dirty)
+        count = int(np.count_nonzero(dirty))
+        self.drift = float(furthest[~dirty].max(initial=0)) if threshold else 0.0
+        if not count:
+            self._count('unchanged', dirty.size, 0)
             return held
         rects = [shrunk(rect, far, threshold) for rect in rectangles(dirty, (rows, columns))]
         if sum(map(_area, rects)) > most * rows * columns:
             return self._compared_in_vain(held, image, stamp_ns)
         latent, maps = self._patched(held, image, rects)
-        self._count('patched', dirty)
+        self._count('patched', dirty.size, count)
         return _Held(held.image, maps, latent, held.since_ns)
 
     def _patched(self, held: _Held, image: np.ndarray,
                  rects: list[Rect]) -> tuple[np.ndarray, Maps]:
-        """Copy the rectangles of the image to what is held; return the latent and the layers."""
+        """Copy the rectangles of the image to what is held; return the latent and the maps."""
         for top, left, bottom, right in rects:
-            part = held.image[top:bottom, left:right]
-            part[:] = image[top:bottom, left:right]
-            if held.maps is not None:
-                held.maps.pixels[:, top:bottom, left:right] = scaled(part, self._camera)
+            held.image[top:bottom, left:right] = image[top:bottom, left:right]
         if held.maps is not None:
             return held.maps.update(rects), held.maps
-        maps = Maps(self._staged, scaled(held.image, self._camera))
+        maps = Maps(self._staged, held.image.shape[:2], lambda rect: scaled(
+            held.image[rect[0]:rect[2], rect[1]:rect[3]], self._camera))
         return maps.fill(), maps
 
-    def _count(self, kind: str, dirty: np.ndarray) -> None:
+    def _count(self, kind: str, tiles: int, dirty: int) -> None:
         self.counts[kind] += 1
         self._in_vain = 0
-        self.tiles += dirty.size
-        self.reused += dirty.size - int(dirty.sum())
+        self.tiles += tiles
+        self.reused += tiles - dirty
 
 
 def tiles_of(shape: tuple[int, ...]) -> int:
@@ -202,23 +206,29 @@ def by_tile(far: np.ndarray) -> np.ndarray:
 
 
 def rectangles(dirty: np.ndarray, shape: tuple[int, ...]) -> list[Rect]:
-    """Return the rectangles of pixels around groups of tiles that touch."""
-    groups, _ = cv2.findContours(dirty.astype(np.uint8), cv2.RETR_EXTERNAL,
-                                 cv2.CHAIN_APPROX_SIMPLE)
+    """Return rectangles of pixels around all tiles that are dirty, bool [rows, columns].
+
+    One where that holds little else, or one around each group of tiles that touch.
+    """
+    marks = dirty.view(np.uint8)
+    groups = [cv2.boundingRect(marks)]
+    if not 0 < groups[0][2] * groups[0][3] <= DENSE * np.count_nonzero(dirty):
+        found, _ = cv2.findContours(marks, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        groups = list(map(cv2.boundingRect, found))
     return [(top * TILE, left * TILE, min(shape[0], (top + rows) * TILE),
-             min(shape[1], (left + columns) * TILE))
-            for left, top, columns, rows in map(cv2.boundingRect, groups)]
+             min(shape[1], (left + columns) * TILE)) for left, top, columns, rows in groups]
 
 
-def shrunk(rect: Rect, far: np.ndarray, threshold: float) -> Rect:
+def shrunk(rect: Rect, far: np.ndarray, threshold: int) -> Rect:
     """Return the smallest rectangle around what differs, `far` [h, w, 3], by more in `rect`."""
     top, left, bottom, right = rect
-    changed = (far[top:bottom, left:right] > threshold).view(np.uint8)
+    part = far[top:bottom, left:right]
+    changed = (part > threshold).view(np.uint8) if threshold else part
     x, y, columns, rows = cv2.boundingRect(changed.reshape(bottom - top, -1))
     return top + y, left + x // 3, top + y + rows, left + -(-(x + columns) // 3)
 
 
-def _moved(image: np.ndarray, held: np.ndarray, threshold: float) -> float:
+def _moved(image: np.ndarray, held: np.ndarray, threshold: int) -> float:
     """Return the share of values that differ by more than the threshold."""
     far = cv2.absdiff(image, held)
     return float(np.count_nonzero(far > threshold) / far.size)

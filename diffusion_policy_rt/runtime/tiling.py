@@ -22,7 +22,7 @@ class Tiling:
         self._spec, self._engine = spec, engine
         self._encoders: dict[str, TiledEncoder] = {}
         self.exact: dict[str, bool] = {}
-        """Per camera whose encoder has layers: whether parts have the bits of the whole."""
+        """Per camera whose encoder has stages: whether parts have the bits of the whole."""
         self.least = LEAST
         """Pixels of an image below which no part of it is encoded; counts from `prove` on."""
         self._rules = {camera.name: TileRule() for camera in spec.cameras}
@@ -41,7 +41,7 @@ class Tiling:
         self._rules = dict(rules)
 
     def prove(self) -> None:
-        """Find the cameras whose encoders the engine runs by layers, and whether exactly."""
+        """Find the cameras whose encoders the engine runs in stages, and whether exactly."""
         if not isinstance(self._engine, StagedEngine):
             return
         for camera in self._spec.cameras:

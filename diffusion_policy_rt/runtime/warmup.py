@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from diffusion_policy_rt.errors import EngineError, SpecError
-from diffusion_policy_rt.runtime.driver import PUBLISH_MARGIN_NS
+from diffusion_policy_rt.runtime.asking import PUBLISH_MARGIN_NS
 from diffusion_policy_rt.runtime.frame import Frame
 from diffusion_policy_rt.runtime.loop import Plan, PolicyLoop
 from diffusion_policy_rt.runtime.trace import percentiles

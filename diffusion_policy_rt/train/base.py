@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from torch import nn
 
 from diffusion_policy_rt.engines.bundle import Bundle
+from diffusion_policy_rt.engines.timing import available_memory
 from diffusion_policy_rt.engines.torch_engine import load_policy
+from diffusion_policy_rt.errors import DprtError
 from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.runtime.schedule import default_schedules, squared_cosine_levels
 from diffusion_policy_rt.spec import (
@@ -25,6 +28,9 @@ from diffusion_policy_rt.train.quantize.run import make_parts, write
 ENCODER = {'kind': 'resnet', 'keypoints': 32, 'latent_dim': 64}
 DENOISER = {'kind': 'unet', 'down_dims': [512, 1024, 2048]}
 NOTE = {'training': {'note': 'random weights, never trained'}, 'quality': {}, 'provenance': {}}
+ALWAYS, MEMORY, DISK = 1.2e9, (2.7, 3.0), (2.1, 3.0)
+"""Bytes that any size takes, and bytes per byte of fp32 weights: without int8, and with it. Of
+memory measured at 1B parameters (docs/results/large.md)."""
 CALIBRATION = 4
 """Random inputs per network that ranges are calibrated on; only the speed is of interest."""
 
@@ -60,6 +66,26 @@ def write_base(folder: Path, spec: PolicySpec, products: bool = True,
         if weight.ndim > 1 and not weight.any():  # a gate that is shut would hide the block
             nn.init.normal_(weight, std=0.02)
     return export_bundle(policy, model, folder, NOTE, products)
+
+
+def check_fits(spec: PolicySpec, denoiser: Mapping[str, Any], dtypes: Collection[str],
+               folder: Path) -> None:
+    """Raise DprtError where writing and measuring such a bundle needs more than is there.
+
+    It says how much memory, or how much room for files below `folder`, that would be.
+    """
+    with torch.device('meta'):
+        policy = Policy(spec, {'encoder': ENCODER, 'denoiser': dict(denoiser)})
+    count = sum(weight.numel() for weight in policy.parameters())
+    memory, disk = (max(4.0 * count * table[dtype != 'fp32'] for dtype in dtypes) + ALWAYS
+                    for table in (MEMORY, DISK))
+    for needed, there, what in ((memory, available_memory(), 'memory'),
+                                (disk, shutil.disk_usage(folder).free, 'room for files')):
+        if needed > there:
+            raise DprtError(
+                f'{count / 1e6:.0f} million parameters in {", ".join(dtypes)} take '
+                f'{needed / 1e9:.1f} GB of {what} to write and to measure, and '
+                f'{there / 1e9:.1f} GB are left here; ask for fewer --params, or for fp32 alone')
 
 
 def resize(source: Bundle, image: int, folder: Path) -> Bundle:

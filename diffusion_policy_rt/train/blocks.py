@@ -36,31 +36,58 @@ def conditions(spec: PolicySpec, engine: Encoder,
         for c in spec.cameras}, arrays['state'].astype(float)), tail]) for arrays in observations])
 
 
-@torch.inference_mode()
-def record(policy: Policy, conds: np.ndarray, steps: int, seed: int) -> list[np.ndarray]:
-    """Return what each branch gives in plans of `steps` calls: [N, K, D] per branch."""
-    spec, parts = policy.spec, split(policy.denoiser)
-    step, cond = MaskedStep(parts.step, '1' * parts.step.branches), torch.from_numpy(conds)
-    told: list[list[np.ndarray]] = [[] for _ in range(parts.step.branches)]
+class Rehearsal:
+    """Plans of a torch policy under conditions [N, C], from the same noise by any schedule."""
 
-    def network(x: np.ndarray, c_noise: float, _: np.ndarray, *c_stop: float) -> np.ndarray:
-        levels = (torch.full((len(x),), level) for level in (c_noise, *c_stop))
-        output, *made = step(torch.from_numpy(x), parts.level(*levels), parts.observed(cond))
-        for kept, branch in zip(told, made):
-            kept.append(branch.flatten(1).numpy())
+    def __init__(self, policy: Policy, conds: np.ndarray, steps: int, seed: int) -> None:
+        """Take how many calls a plan has, and what noise is drawn from."""
+        self.spec, self._parts = policy.spec, split(policy.denoiser)
+        self._conds, self._steps, self._seed = conds, steps, seed
+        self.all_computed = ['1' * self._parts.step.branches] * steps
+        """The schedule without any caching, as `play` takes it."""
+
+    @torch.inference_mode()
+    def play(self, fresh: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return the normalised chunks [N, H, A] and what each branch gave where computed.
+
+        That is [N, k, D] per branch. `fresh` is `BlockSchedule`'s.
+        """
+        spec, conds = self.spec, self._conds
+        told: list[list[torch.Tensor]] = [[] for _ in fresh[0]]
+        calls = iter(fresh)
+        rng = np.random.default_rng(self._seed)
+        noise = rng.standard_normal((len(conds), spec.horizon, len(spec.action)))
+
+        def network(x: np.ndarray, c_noise: float, _: np.ndarray, *c_stop: float) -> np.ndarray:
+            return self._call(next(calls), told, x, c_noise, *c_stop)
+
+        chunks = sample(
+            lambda x, sigma, stop: denoise(network, spec.precond, x, sigma, conds, stop),
+            spec.schedule(self._steps), noise, spec.precond.sigma_data, spec.clip, rng)
+        return chunks, [np.stack([made.flatten(1).numpy() for made in branch], axis=1)
+                        for branch in told]
+
+    def _call(self, fresh: str, told: list[list[torch.Tensor]], x: np.ndarray,
+              *levels: float) -> np.ndarray:
+        parts, cond = self._parts, torch.from_numpy(self._conds)
+        kept = [branch[-1] for branch, bit in zip(told, fresh) if bit == '0']
+        output, *made = MaskedStep(parts.step, fresh)(
+            torch.from_numpy(x), parts.level(*(torch.full((len(x),), level) for level in levels)),
+            parts.observed(cond), *kept)
+        for branch, new in zip([b for b, bit in zip(told, fresh) if bit == '1'], made):
+            branch.append(new)
         return output.numpy()
-
-    rng = np.random.default_rng(seed)
-    noise = rng.standard_normal((len(conds), spec.horizon, len(spec.action)))
-    sample(lambda x, sigma, stop: denoise(network, spec.precond, x, sigma, conds, stop),
-           spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng)
-    return [np.stack(kept, axis=1) for kept in told]
 
 
 def similarity(given: np.ndarray) -> np.ndarray:
     """Return the mean cosine [K, K] between what a branch [N, K, D] gives at two calls."""
     unit = given / np.maximum(np.linalg.norm(given, axis=-1, keepdims=True), 1e-12)
     return np.einsum('nid,njd->ij', unit, unit) / len(given)
+
+
+def drift(given: np.ndarray) -> float:
+    """Return how much what a branch gives, [N, K, D], changes from call to call."""
+    return float(np.abs(np.diff(given, axis=1)).mean())
 
 
 def best_updates(similar: np.ndarray, budget: int) -> list[int]:
@@ -95,8 +122,8 @@ def find(given: Sequence[np.ndarray], sigmas: tuple[float, ...], budget: int,
     if not 1 <= budget <= calls:
         raise DataError(f'a budget of {budget} of {calls} calls; give 1 to {calls}')
     updates = [set(best_updates(similarity(branch), budget)) for branch in given]
-    drift = [float(np.abs(np.diff(branch, axis=1)).mean()) for branch in given]
-    for branch in sorted(np.argsort(drift)[::-1][:union], reverse=True):
+    drifts = list(map(drift, given))
+    for branch in sorted(np.argsort(drifts)[::-1][:union], reverse=True):
         updates[branch] |= set().union(*updates[branch + 1:])
     return BlockSchedule(sigmas, tuple(
         ''.join('01'[call in steps] for steps in updates) for call in range(calls)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,8 +43,17 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
     `model` is the networks' configuration; `facts` holds `training`, `quality`, `provenance`.
     `blocks` are schedules of branches to keep, by step count, as the manifest has them.
     """
-    policy = policy.cpu().eval()
-    written = copy.deepcopy(policy)
+    manifest = {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
+                'dtypes': {'weights': 'float32'}, 'blocks': blocks or {}}
+    bundle = _write(policy.cpu().eval(), manifest, folder, products)
+    # the copy that was written is gone by now, and its memory is the engine's
+    check_parity(bundle, load_engine(bundle, 'onnxruntime'), 'onnxruntime')
+    return bundle
+
+
+def _write(policy: Policy, manifest: Mapping[str, Any], folder: Path, products: bool) -> Bundle:
+    # layers are rewritten from the weights they have, which are not copied before
+    written = copy.deepcopy(policy, {id(weight): weight for weight in policy.parameters()})
     in_parts = split(written.denoiser)
     if products:
         lower(written)
@@ -56,22 +66,18 @@ def export_bundle(policy: Policy, model: Mapping[str, Any], folder: Path,
         save_file(tensors, partial / WEIGHTS, {'layout': PRODUCTS if products else OWN})
         stored = read_header(partial / WEIGHTS)[0]
         weights = {name: Weights(name, stored, tensors) for name in graphs(written)}
-        for name, (module, inputs, output) in (
-                graphs(written) | split_graphs(policy.spec, in_parts)).items():
-            export_graph(module, inputs, output, partial / f'{name}.onnx')
-            refer(partial / f'{name}.onnx', weights['denoiser' if name in SPLIT else name])
-        for fresh in {call for entry in (blocks or {}).values() for call in entry['fresh']}:
-            refer(export_masked(policy.spec, in_parts, fresh, partial), weights['denoiser'])
+        for name, graph in (graphs(written) | split_graphs(policy.spec, in_parts)).items():
+            write_graph(*graph, partial / f'{name}.onnx',
+                        weights['denoiser' if name in SPLIT else name])
+        for fresh in {call for entry in manifest['blocks'].values() for call in entry['fresh']}:
+            write_graph(*masked_graph(policy.spec, in_parts, fresh),
+                        partial / f'{masked_part(fresh)}.onnx', weights['denoiser'])
         for stage in stage_graphs(written):
-            path = partial / f'{stage.name}.onnx'
-            export_graph(stage.module, {'x': stage.example}, 'y', path, stage.dynamic)
-            refer(path, weights[stage.part], stage.metadata)
+            write_graph(stage.module, {'x': stage.example}, 'y', partial / f'{stage.name}.onnx',
+                        weights[stage.part], stage.dynamic, stage.metadata)
         write_parity(partial, policy.spec, TorchNetworks(policy))
 
-    bundle = write_bundle(folder, {'spec': policy.spec.to_json(), 'model': dict(model), **facts,
-                                   'dtypes': {'weights': 'float32'}, 'blocks': blocks or {}}, fill)
-    check_parity(bundle, load_engine(bundle, 'onnxruntime'), 'onnxruntime')
-    return bundle
+    return write_bundle(folder, manifest, fill)
 
 
 def graphs(policy: Policy) -> Graphs:
@@ -103,16 +109,27 @@ def examples(spec: PolicySpec) -> tuple[dict[str, torch.Tensor], ...]:
             {'x': torch.zeros(1, spec.horizon, len(spec.action))})
 
 
-def export_masked(spec: PolicySpec, parts: Parts, fresh: str, folder: Path) -> Path:
-    """Write the graph of a step that computes some branches, and return its path."""
+def masked_graph(spec: PolicySpec, parts: Parts, fresh: str) -> tuple[
+        nn.Module, dict[str, torch.Tensor], Sequence[str]]:
+    """Return the like of a step that computes some branches."""
     inputs = split_graphs(spec, parts)[SPLIT[2]][1]
     with torch.no_grad():
         made = MaskedStep(parts.step, '1' * len(fresh))(*inputs.values())[1:]
     kept, computed = names(fresh)
     given = dict(zip(kept, [tensor for tensor, bit in zip(made, fresh) if bit == '0']))
-    path = folder / f'{masked_part(fresh)}.onnx'
-    export_graph(MaskedStep(parts.step, fresh), inputs | given, ('output', *computed), path)
-    return path
+    return MaskedStep(parts.step, fresh), inputs | given, ('output', *computed)
+
+
+def write_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],
+                output: str | Sequence[str], path: Path, weights: Weights,
+                dynamic: Mapping[str, Mapping[int, str]] | None = None,
+                metadata: Mapping[str, str] | None = None) -> None:
+    """Write one network as a graph that refers to the weights file beside it."""
+    # above 2 GB the exporter puts each weight into a file, which has no place in a bundle
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        exported = Path(folder) / path.name
+        export_graph(module, inputs, output, exported, dynamic)
+        refer(exported, path, weights, metadata)
 
 
 def export_graph(module: nn.Module, inputs: Mapping[str, torch.Tensor],

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -89,7 +89,7 @@ class ClosedLoopReferee:
 
 def completed(policy: Policy, module: nn.Module) -> Policy:
     """Return a copy of `module` where it is a policy, else of `policy` with it as the denoiser."""
-    made = copy.deepcopy(module if isinstance(module, Policy) else policy)
-    if not isinstance(module, Policy):
-        made.denoiser = copy.deepcopy(module)
-    return cast(Policy, made)
+    if isinstance(module, Policy):
+        return copy.deepcopy(module)
+    # its own denoiser may be spread over processes, and such a one cannot be copied
+    return copy.deepcopy(policy, {id(policy.denoiser): copy.deepcopy(module)})

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils.checkpoint import checkpoint
 
@@ -80,6 +81,29 @@ def building(device: torch.device, size: int, compute: torch.dtype) -> Iterator[
 def is_spread(module: nn.Module) -> bool:
     """Tell whether parts of a module are spread over processes."""
     return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
+def put(target: Tensor, value: Tensor) -> None:
+    """Copy a value into a tensor, of which this process may keep its share; called by all."""
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value, target.device_mesh, target.placements,
+                                  src_data_rank=None).to_local()
+        target = target.to_local()
+    target.copy_(value)
+
+
+def start_as(module: nn.Module, other: nn.Module) -> None:
+    """Give a module the values that another one has by the same names; called by all.
+
+    RuntimeError where the other has a tensor that the module lacks, or one of another shape.
+    """
+    own = module.state_dict()
+    for name, value in other.state_dict().items():
+        if name not in own or own[name].shape != value.shape:
+            raise RuntimeError(f'{name} of shape {list(value.shape)} has no place')
+        put(own[name], value)
 
 
 def twin(module: nn.Module, bare: nn.Module) -> nn.Module:

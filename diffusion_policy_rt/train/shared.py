@@ -1,4 +1,7 @@
-"""Exported graphs that share their weights: they refer to the tensors of the weights file."""
+"""Exported graphs that share their weights: they refer to the tensors of the weights file.
+
+An ONNX file holds 2 GB at most, and the exporter then puts each weight into a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,24 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS
 from diffusion_policy_rt.engines.weights import Stored, part_of, prefix_of
 from diffusion_policy_rt.train.compact import compact
+from diffusion_policy_rt.train.outline import SMALL, array, content, hold, place, read_outline
 
 NET, MASKED = 'net.', 'step.'
 """Before the names of layers that a part took over from the whole network, or from a step."""
 
 
-def refer(path: Path, weights: Weights, metadata: Mapping[str, str] | None = None) -> None:
-    """Make an exported graph refer to the weights file, and call its products by their layers."""
-    graph = onnx.load(str(path))
+def refer(exported: Path, path: Path, weights: Weights,
+          metadata: Mapping[str, str] | None = None) -> None:
+    """Write an exported graph to `path`, its products called by their layers.
+
+    It refers to the weights file, which lies beside `path`.
+    """
+    graph = read_outline(exported)
     onnx.helper.set_model_props(graph, dict(metadata or {}))
     own_weights(graph)
     name_products(graph, weights.called)
@@ -71,12 +79,14 @@ class Weights:
     def __init__(self, part: str, stored: Mapping[str, Stored],
                  tensors: Mapping[str, np.ndarray]) -> None:
         """Take what the file's header says, and what the file holds."""
-        prefix = prefix_of(part)
-        self._stored = part_of(part, stored)
-        self._tensors = {name: tensors[prefix + name] for name in self._stored}
+        self._prefix = prefix_of(part)
+        self._stored, self._tensors = part_of(part, stored), tensors
         self._held: dict[bytes, list[str]] = {}
-        for name, array in self._tensors.items():
-            self._held.setdefault(_digest(array.tobytes()), []).append(name)
+        for name in self._stored:
+            self._held.setdefault(_digest(self._tensor(name).tobytes()), []).append(name)
+
+    def _tensor(self, name: str) -> np.ndarray:
+        return self._tensors[self._prefix + name]
 
     def find(self, initialiser: onnx.TensorProto) -> list[Found]:
         """Return the tensors of these values, that of the same name first.
@@ -88,40 +98,33 @@ class Weights:
         own = initialiser.name.removeprefix(MASKED).removeprefix(NET)
         found = [Found(name, 0, self._stored[name])
                  for name in sorted(held, key=lambda name: name != own)]
-        return found or list(self._rows(numpy_helper.to_array(initialiser)))
+        return found or list(self._rows(array(initialiser)))
 
     def called(self, initialiser: onnx.TensorProto) -> list[str]:
         """Return the names of the tensors of these values, or the initialiser's own."""
         return [found.name for found in self.find(initialiser)] or [initialiser.name]
 
-    def _rows(self, array: np.ndarray) -> Iterator[Found]:
-        rows = len(array) if array.ndim == 2 else 0
-        for name, whole in self._tensors.items():
-            if rows and whole.ndim == 2 and whole.shape[1:] == array.shape[1:] and (
-                    rows < len(whole)) and whole.dtype == array.dtype:
-                for first in (0, len(whole) - rows):
-                    if np.array_equal(whole[first:first + rows], array):
-                        where = self._stored[name]
-                        yield Found(name, first, Stored(
-                            where.dtype, array.shape, where.offset + first * whole[0].nbytes,
-                            array.nbytes))
+    def _rows(self, rows: np.ndarray) -> Iterator[Found]:
+        count = len(rows) if rows.ndim == 2 else 0
+        for name, where in self._stored.items():
+            if not count or where.shape[1:] != rows.shape[1:] or count >= where.shape[0]:
+                continue
+            whole = self._tensor(name)
+            for first in (0, len(whole) - count):
+                if whole.dtype == rows.dtype and np.array_equal(
+                        whole[first:first + count], rows):
+                    yield Found(name, first, Stored(
+                        where.dtype, rows.shape, where.offset + first * whole[0].nbytes,
+                        rows.nbytes))
 
     def share(self, graph: onnx.ModelProto) -> None:
         """Make initialisers refer to equal tensors in the file; small ones stay in the graph."""
         for initialiser in graph.graph.initializer:
             where = next((found.where for found in self.find(initialiser)), None)
-            if where is None or where.length < 256:
-                continue
-            initialiser.ClearField('raw_data')
-            initialiser.data_location = TensorProto.EXTERNAL
-            for key, value in (('location', WEIGHTS), ('offset', where.offset),
-                               ('length', where.length)):
-                initialiser.external_data.add(key=key, value=str(value))
-
-
-def content(initialiser: onnx.TensorProto) -> bytes:
-    """Return the values as they lie in a file; 4-bit ones are packed."""
-    return initialiser.raw_data or numpy_helper.to_array(initialiser).tobytes()
+            if where is not None and where.length >= SMALL:
+                place(initialiser, WEIGHTS, where.offset, where.length)
+            elif uses_external_data(initialiser):
+                hold(initialiser, content(initialiser))
 
 
 def _digest(values: bytes) -> bytes:

@@ -35,6 +35,7 @@ from diffusion_policy_rt.train.prefix import draw_lengths, with_prefix, without_
 from diffusion_policy_rt.train.progress import chosen_windows, outcomes
 from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
+from diffusion_policy_rt.train.sharding import put, start_as
 from diffusion_policy_rt.train.history import History
 from diffusion_policy_rt.train.trainer import Objective, Trainer
 from diffusion_policy_rt.train.windows import make_windows, split_episodes
@@ -78,25 +79,28 @@ class Distillation:
         self.closed_loop = closed_loop
         self.recipe, self.out, self.seed, self.world = recipe, out, seed, world
         self.method = METHODS[recipe.method]
-        self.teacher, plan = load_policy(teacher), teacher_recipe(teacher)
+        plan = teacher_recipe(teacher)
+        self.teacher = load_policy(teacher, world.building(), put).requires_grad_(False)
+        self.teacher.encoders.to(world.device)
+        world.place(self.teacher.denoiser, trained=False)
         # not the bundle's own digest, which changes when it is evaluated
         self.digest = str(teacher.files['weights.safetensors']['sha256'])
-        self.teacher.requires_grad_(False).to(world.device)
         self._read(teacher, plan, data)
         torch.manual_seed(seed)
         self.spec = student_spec(teacher.spec, recipe)
         self.plain = teacher.model['denoiser']
         self.model = {**teacher.model, 'denoiser': {**self.plain, **self.method.denoiser}}
-        self.student = Policy(self.spec, self.model)
+        with world.building():
+            self.student = Policy(self.spec, self.model)
         self.student.encoders.load_state_dict(self.teacher.encoders.state_dict())
         if self.method.from_teacher:
-            self.student.denoiser.load_state_dict(self.teacher.denoiser.state_dict(),
-                                                  strict=not self.method.stop_time)
+            start_as(self.student.denoiser, self.teacher.denoiser)
         self.module: nn.Module = self.student.denoiser
-        self.teacher_module: nn.Module = self.teacher.denoiser
-        self.comparison = Comparison(
-            NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond, self.layout),
-            teacher.spec, without_prefix(self.layout, self.observed[self.compared]))
+        self.make = self.student.make_denoiser
+        with world.compute():
+            self.comparison = Comparison(
+                NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond, self.layout),
+                teacher.spec, without_prefix(self.layout, self.observed[self.compared]))
         self.history = History()
 
     def _read(self, teacher: Bundle, plan: Recipe, paths: Sequence[str | Path]) -> None:
@@ -147,8 +151,9 @@ class Distillation:
 
     def loss_of(self, student: nn.Module, average: nn.Module) -> Loss:
         """Put the method's loss together; its critic, if it has one, starts as the teacher."""
-        critic = make_denoiser(self.spec, {**self.plain, 'stop_time': True})
-        critic.load_state_dict(self.teacher.denoiser.state_dict(), strict=False)
+        with self.world.building():
+            critic = make_denoiser(self.spec, {**self.plain, 'stop_time': True})
+        start_as(critic, self.teacher.denoiser)
         return self.method.make(Networks(
             student, average, self.spec.precond, self.teacher.denoiser,
             self.teacher.spec.precond, critic, self.layout,

@@ -19,10 +19,12 @@ from diffusion_policy_rt.train.trainer import Trainer
 
 
 class Task(Protocol):
-    """What is distilled: a student, batches, and what its chunks are compared with."""
+    """What is distilled: a student, batches, and what its chunks are compared with.
+
+    The teacher is where it is to be: it was asked already what students are compared with.
+    """
 
     module: nn.Module
-    teacher_module: nn.Module
     train_rows: np.ndarray
 
     def loss_of(self, student: nn.Module, average: nn.Module) -> Loss:
@@ -51,7 +53,6 @@ class DistillTrainer(Trainer):
         if self.loss.critic is not None:
             world.place(self.loss.critic)
             self.critic_optimiser = self._optimiser(self.loss.critic)
-        world.place(task.teacher_module, trained=False)
 
     def train_step(self) -> float:
         """Move the student, or its critic; return the loss of the one that moved."""

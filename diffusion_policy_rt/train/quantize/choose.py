@@ -16,6 +16,7 @@ from diffusion_policy_rt.engines.executed import summary
 from diffusion_policy_rt.engines.onnx_engine import open_graph
 from diffusion_policy_rt.engines.timing import take_turns
 from diffusion_policy_rt.errors import EngineError
+from diffusion_policy_rt.train.outline import save_graph
 from diffusion_policy_rt.train.quantize.forms import (
     FP32, Feed, Form, candidates, quantize, weight_bytes)
 
@@ -54,7 +55,7 @@ def open_model(graph: onnx.ModelProto, threads: int) -> tuple[
     """Load a graph that holds its weights; return it with the types that it executed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'graph.onnx'
-        onnx.save(graph, str(path))
+        save_graph(graph, path)
         session, executed = open_graph(path, threads)
         return session, summary(executed)
 

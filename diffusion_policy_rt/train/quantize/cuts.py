@@ -1,16 +1,16 @@
-"""A quantized encoder by its layers: its graph is cut in front of every convolution's quantizers.
+"""A quantized encoder by its stages: its graph is cut in front of convolutions' quantizers.
 
     encoder_front.onnx    Q DQ Conv Q DQ Relu | Q DQ Conv Q DQ Relu | .. Conv .. latent
                           stage_front_0       | stage_front_1       | stage_front_head
 
 What lies between is floating-point, and quantizing it again with the same scale gives the same
-integers; so the layers one after the other have the bits of the whole.
+integers; so the stages one after the other have the bits of the whole.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 from onnx import helper
@@ -23,7 +23,7 @@ CASTS = ('QuantizeLinear', 'DequantizeLinear')
 
 def cut(source: Bundle, camera: str,
         whole: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Yield the graphs of an encoder's layers by name; none where the source has none."""
+    """Yield the graphs of an encoder's stages by name; none where the source has none."""
     numbers = itertools.takewhile(lambda number: f'{stage_part(camera, number)}.onnx' in (
         source.files), itertools.count())
     stages = [stage_part(camera, number) for number in numbers]
@@ -37,14 +37,14 @@ def cut(source: Bundle, camera: str,
 
 def _beginnings(whole: onnx.ModelProto, parts: list[onnx.ModelProto]) -> list[str]:
     """Return the tensor that each part begins with, told by how many convolutions it has."""
-    convolutions = _convolutions(whole)
-    before = [0, *itertools.accumulate(len(_convolutions(part)) for part in parts)][:len(parts)]
+    convolutions = _convolutions(whole.graph.node)
+    counts = [len(_convolutions(part.graph.node)) for part in parts[:-1]]
     return [_before(whole, convolutions[count].input[0]) if count < len(convolutions)
-            else convolutions[-1].output[0] for count in before]
+            else convolutions[-1].output[0] for count in itertools.accumulate(counts, initial=0)]
 
 
-def _convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
-    return [node for node in graph.graph.node if node.op_type == 'Conv']
+def _convolutions(nodes: Iterable[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    return [node for node in nodes if node.op_type == 'Conv']
 
 
 def _before(graph: onnx.ModelProto, tensor: str) -> str:
@@ -59,7 +59,7 @@ def between(whole: onnx.ModelProto, first: str, last: str,
             like: onnx.ModelProto) -> onnx.ModelProto:
     """Return the nodes from a tensor to another as a graph with the inputs and outputs of `like`.
 
-    Convolutions do not pad: a stage is given its margins.
+    Its first convolution does not pad: a stage is given its margin.
     """
     nodes = _leading_to(whole, last, first)
     (given,), (taken,) = like.graph.input, like.graph.output
@@ -67,9 +67,9 @@ def between(whole: onnx.ModelProto, first: str, last: str,
     for node in nodes:
         for side in (node.input, node.output):
             side[:] = [renamed.get(name, name) for name in side]
-        for attribute in node.attribute:
-            if attribute.name == 'pads':
-                attribute.ints[:] = [0] * len(attribute.ints)
+    for attribute in [a for node in _convolutions(nodes)[:1] for a in node.attribute]:
+        if attribute.name == 'pads':
+            attribute.ints[:] = [0] * len(attribute.ints)
     used = {name for node in nodes for name in node.input}
     made = helper.make_model(helper.make_graph(
         nodes, like.graph.name, [given], [taken],

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from onnxruntime.quantization import (
     CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static)
 
 from diffusion_policy_rt.engines.cpu import saturates
+from diffusion_policy_rt.train.outline import array, save_graph
 
 Feed = Mapping[str, np.ndarray]
 PRODUCTS = ('MatMul', 'Conv')
@@ -101,7 +103,7 @@ def quantize(graph: onnx.ModelProto, form: Form, feeds: Collection[Feed],
              keep: Collection[str] = ()) -> onnx.ModelProto:
     """Return the graph in a form, the layers called `keep` as they are.
 
-    `feeds` are inputs to calibrate on, for `static`. The graph must hold its weights.
+    `feeds` are inputs to calibrate on, for `static`.
     """
     if form.kind == 'fp32':
         return graph
@@ -110,19 +112,20 @@ def quantize(graph: onnx.ModelProto, form: Form, feeds: Collection[Feed],
         return graph
     if form.kind == 'weight-only':
         return weight_only(graph, chosen)
-    options = {'per_channel': form.per_channel, 'reduce_range': form.weights == 'int7',
-               'weight_type': QuantType.QUInt8 if form.weights == 'uint8' else QuantType.QInt8,
-               'nodes_to_quantize': chosen, 'op_types_to_quantize': list(PRODUCTS)}
-    source = onnx.ModelProto()
-    source.CopyFrom(graph)  # the quantizers change what they are given
+    options: dict[str, Any] = {
+        'per_channel': form.per_channel, 'reduce_range': form.weights == 'int7',
+        'weight_type': QuantType.QUInt8 if form.weights == 'uint8' else QuantType.QInt8,
+        'nodes_to_quantize': chosen, 'op_types_to_quantize': list(PRODUCTS),
+        'use_external_data_format': True}  # or it could not be written above 2 GB
     with tempfile.TemporaryDirectory() as folder, quiet():
-        path = Path(folder) / 'quantized.onnx'
+        path, made = Path(folder) / 'graph.onnx', Path(folder) / 'quantized.onnx'
+        save_graph(graph, path)
         if form.kind == 'dynamic':
-            quantize_dynamic(source, path, **options)
+            quantize_dynamic(path, made, **options)
         else:
-            quantize_static(source, path, Reader(feeds), quant_format=QuantFormat.QDQ,
+            quantize_static(path, made, Reader(feeds), quant_format=QuantFormat.QDQ,
                             activation_type=QuantType.QUInt8, **options)
-        return onnx.load(str(path))
+        return onnx.load(str(made))
 
 
 def weight_only(graph: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelProto:
@@ -132,7 +135,7 @@ def weight_only(graph: onnx.ModelProto, chosen: Collection[str]) -> onnx.ModelPr
     held = {i.name: i for i in made.graph.initializer}
     for node in [n for n in made.graph.node if n.name in chosen and n.op_type == 'MatMul']:
         name = node.input[1]
-        weight = numpy_helper.to_array(held[name])
+        weight = array(held[name])
         scale = (np.abs(weight).max(0) / 127).clip(1e-12).astype(np.float32)
         stored = np.rint(weight / scale).astype(np.int8)
         made.graph.initializer.remove(held[name])

@@ -14,12 +14,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from safetensors.numpy import load_file
 
 from diffusion_policy_rt.engines.bundle import SPLIT, WEIGHTS, Bundle, masked_part
 from diffusion_policy_rt.engines.onnx_engine import make_session
-from diffusion_policy_rt.engines.weights import SCALE, ZERO, read_header
+from diffusion_policy_rt.engines.weights import SCALE, ZERO, StoredTensors, read_header
 from diffusion_policy_rt.runtime.blocks import names
+from diffusion_policy_rt.train.outline import array
 from diffusion_policy_rt.train.quantize.cuts import cut
 from diffusion_policy_rt.train.quantize.forms import Feed, Form, quantize
 from diffusion_policy_rt.train.quantize.write import QUANTIZED, read_graph
@@ -45,7 +45,7 @@ def pieces(source: Bundle, part: str, whole: onnx.ModelProto, form: Form,
 def _denoiser(source: Bundle, whole: onnx.ModelProto, form: Form, feeds: Sequence[Feed],
               keep: Collection[str]) -> Iterator[tuple[str, onnx.ModelProto]]:
     weights = Weights('denoiser', read_header(source.path(WEIGHTS))[0],
-                      load_file(source.path(WEIGHTS)))
+                      StoredTensors(source.path(WEIGHTS)))
     given = Inputs(source, feeds if form.kind == 'static' else ())
     for name in (*SPLIT, *map(masked_part, steps_of(source))):
         graph = read_graph(source, name)
@@ -68,16 +68,16 @@ def take_weights(made: onnx.ModelProto, graph: onnx.ModelProto, whole: onnx.Mode
     `made` is the part quantized by itself, `graph` before that. Each column of a weight has its
     scale from all rows of the whole, so rows of it are as good as the whole.
     """
-    stored = {i.name: numpy_helper.to_array(i) for i in whole.graph.initializer}
+    stored = {i.name: i for i in whole.graph.initializer}
     own = {i.name: i for i in graph.graph.initializer}
     held = {i.name: i for i in made.graph.initializer}
     for name in [n.removesuffix(QUANTIZED) for n in held if n.endswith(QUANTIZED)]:
         found = next(f for f in weights.find(own[name]) if f.name + QUANTIZED in stored)
         rows = slice(found.first, found.first + own[name].dims[0])
-        _put(held, f'{name}{QUANTIZED}', stored[f'{found.name}{QUANTIZED}'][rows])
+        _put(held, f'{name}{QUANTIZED}', array(stored[f'{found.name}{QUANTIZED}'])[rows])
         for suffix in OF_WEIGHTS:
             if name + suffix in held:
-                _put(held, name + suffix, stored[found.name + suffix])
+                _put(held, name + suffix, array(stored[found.name + suffix]))
 
 
 def _put(held: Mapping[str, onnx.TensorProto], name: str, values: np.ndarray) -> None:

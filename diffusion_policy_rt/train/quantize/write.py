@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
-from safetensors.numpy import load_file, save_file
+from onnx import TensorProto
+from safetensors.numpy import save_file
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS, Bundle, write_bundle
 from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
 from diffusion_policy_rt.engines.parity import TOLERANCE, Networks, deviation, write_parity
 from diffusion_policy_rt.engines.weights import (
-    SCALE, SCALE_2, ZERO, prefix_of, read_header)
+    SCALE, SCALE_2, ZERO, StoredTensors, prefix_of, read_header)
 from diffusion_policy_rt.train.compact import compact
-from diffusion_policy_rt.train.shared import Weights, content
+from diffusion_policy_rt.train.outline import array, content, read_outline
+from diffusion_policy_rt.train.shared import Weights
 
 QUANTIZED = '_quantized'
 """What ONNX Runtime's quantizers append to the name of a tensor."""
@@ -28,37 +29,42 @@ ANY, SLACK = 1e9, 2.0
 
 
 def read_graph(bundle: Bundle, part: str) -> onnx.ModelProto:
-    """Return a part's graph with its weights."""
-    return onnx.load(str(bundle.path(f'{part}.onnx')))
+    """Return a part's graph, which refers to its weights where they lie."""
+    return read_outline(bundle.path(f'{part}.onnx'))
 
 
 def values(initialiser: onnx.TensorProto) -> np.ndarray:
     """Return a tensor's values, 4-bit ones two to a byte."""
     if initialiser.data_type != TensorProto.FLOAT4E2M1:
-        return numpy_helper.to_array(initialiser)
+        return array(initialiser)
     *rows, columns = initialiser.dims
     return np.frombuffer(content(initialiser), np.uint8).reshape(*rows, columns // 2)
 
 
-def take(part: str, graph: onnx.ModelProto, tensors: dict[str, np.ndarray]) -> None:
-    """Put a graph's quantized tensors and their scales in the places of the fp32 ones."""
-    held = {i.name: values(i) for i in graph.graph.initializer}
+def quantized_tensors(part: str, graph: onnx.ModelProto,
+                      stored: Collection[str]) -> dict[str, np.ndarray]:
+    """Return a graph's quantized tensors and their scales, to be stored for the fp32 ones.
+
+    `stored` are the names of these.
+    """
+    held = {i.name: i for i in graph.graph.initializer}
+    made: dict[str, np.ndarray] = {}
     for name in [i.name for i in graph.graph.initializer if i.data_type in FLOATS]:
-        stored = prefix_of(part) + name
-        if stored in tensors:
-            tensors |= {stored + suffix: held[name + suffix] for suffix in ('', SCALE, SCALE_2)
-                        if name + suffix in held}
+        whole = prefix_of(part) + name
+        if whole in stored:
+            made |= {whole + suffix: values(held[name + suffix])
+                     for suffix in ('', SCALE, SCALE_2) if name + suffix in held}
     for name in [n for n in held if n.endswith(QUANTIZED)]:
         plain = name.removesuffix(QUANTIZED)
-        stored = prefix_of(part) + plain
-        if stored not in tensors:
+        whole = prefix_of(part) + plain
+        if whole not in stored:
             continue
-        scale = held.get(plain + SCALE, held.get(name + SCALE))
+        made[whole] = values(held[name])
+        made[whole + SCALE] = values(held[(plain if plain + SCALE in held else name) + SCALE])
         zero = held.get(plain + ZERO, held.get(name + ZERO))
-        tensors[stored] = held[name]
-        tensors[stored + SCALE] = np.asarray(scale)
-        if zero is not None and np.any(zero):
-            tensors[stored + ZERO] = np.asarray(zero)
+        if zero is not None and np.any(values(zero)):
+            made[whole + ZERO] = values(zero)
+    return made
 
 
 def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
@@ -72,9 +78,10 @@ def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
     bundle keeps the source's schedules of blocks.
     """
     layout = read_header(source.path(WEIGHTS))[1]
-    tensors = load_file(source.path(WEIGHTS))
+    stored, quantized = StoredTensors(source.path(WEIGHTS)), dict[str, np.ndarray]()
     for part, graph in graphs.items():
-        take(part, graph, tensors)
+        quantized |= quantized_tensors(part, graph, stored)
+    tensors = {name: stored[name] for name in stored if name not in quantized} | quantized
 
     others = others or {}
     manifest = {'spec': source.spec.to_json(), 'model': dict(source.model), **facts,
