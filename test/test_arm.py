@@ -208,3 +208,26 @@ def test_a_policy_of_another_robot_does_not_lead(tmp_path, capsys):
     assert main(['expert', *asked, '--workers', '1']) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert 'no policy of the arm' in said and not list((tmp_path / 'episodes').iterdir())
+
+
+def test_demonstrations_tell_when_success_was_met_at_the_time_limit_too(
+        arm, unseen, monkeypatch, tmp_path):
+    pytest.importorskip('torch', reason='choosing by success needs torch')
+    from diffusion_policy_rt.train.data import read_dataset
+    from diffusion_policy_rt.train.expert import arm as shown
+    from diffusion_policy_rt.train.expert.collect import write_dataset
+    from diffusion_policy_rt.train.progress import outcomes
+
+    arm.reset(500_000)
+    expert, steps = Expert(arm), 0
+    while arm.progress() <= ARM.success:
+        arm.step(expert.target())
+        steps += 1
+    late = dataclasses.replace(ARM, max_steps=steps)
+    made = [shown.ArmCollection(noise=0.0).collector().episode(500_000)]
+    monkeypatch.setattr(shown, 'ARM', late)
+    made.append(shown.ArmCollection(noise=0.0).collector().episode(500_000))
+    write_dataset(tmp_path / 'demonstrations.npz', made)
+    found = outcomes(read_dataset(tmp_path, {'success': ('success',)}))
+    assert found.met.all()
+    assert found.left.tolist() == 2 * list(range(steps - 1, -4, -1))

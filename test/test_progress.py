@@ -14,7 +14,7 @@ from diffusion_policy_rt.train.data.dataset import Dataset  # noqa: E402
 from diffusion_policy_rt.train.data.streams import MayLack  # noqa: E402
 from diffusion_policy_rt.train.distributed import World  # noqa: E402
 from diffusion_policy_rt.train.progress import (  # noqa: E402
-    ValueObjective, chosen_windows, gained_steps, rows_left)
+    ValueObjective, chosen_windows, gained_steps, outcomes)
 from diffusion_policy_rt.train.recipe import Selection, parse_recipe  # noqa: E402
 from diffusion_policy_rt.train.trainer import Trainer  # noqa: E402
 
@@ -24,40 +24,59 @@ HOW = Selection(epochs=40, batch_size=64, learning_rate=3e-3, weight_decay=0.0, 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=8)
 
 
-def data(episodes, met=True):
-    """Return a data set of these episodes' states [T], which ended in success or did not."""
+def data(episodes, met=True, before=0):
+    """Return a data set of these episodes' states [T], which met success or did not.
+
+    Success is met in the last row, or so many rows `before`.
+    """
     ends = np.cumsum([len(e) for e in episodes]).astype(np.int64)
     success = np.zeros((ends[-1], 1), np.float32)
-    success[ends - 1, 0] = met
+    success[ends - 1 - before, 0] = met
     return Dataset({'state': np.concatenate(episodes)[:, None].astype(np.float32),
                     'success': success}, ends, None, 'a test', {})
 
 
+def told(lengths, met):
+    """Return what a data set of episodes of these lengths tells of their success."""
+    return outcomes(data([np.zeros(length) for length in lengths], met))
+
+
 @given(lengths)
 def test_what_goes_as_expected_gains_nothing(lengths):
-    ends = np.cumsum(lengths)
-    left = rows_left(ends)
-    assert left[ends - 1].tolist() == [0] * len(ends) and left.max() == max(lengths) - 1
     for met in (False, True):
-        assert not gained_steps(left.astype(float), ends, np.full(len(ends), met), 5).any()
+        found = told(lengths, met)
+        assert found.met.all() == met and found.left.max() == max(lengths) - 1
+        assert found.left[np.cumsum(lengths) - 1].tolist() == [0] * len(lengths)
+        assert not gained_steps(found.left.astype(float), found, 5).any()
 
 
 @given(lengths, st.integers(1, 12), st.floats(0, 100))
 def test_standing_still_loses_the_time_it_takes(lengths, ahead, far):
-    ends = np.cumsum(lengths)
-    gained = gained_steps(np.full(ends[-1], far), ends, np.zeros(len(ends), bool), ahead)
-    np.testing.assert_allclose(gained, -np.minimum(ahead, rows_left(ends)))
+    found = told(lengths, False)
+    gained = gained_steps(np.full(sum(lengths), far), found, ahead)
+    np.testing.assert_allclose(gained, -np.minimum(ahead, found.left))
 
 
 def test_a_leap_gains_what_it_spares():
     steps = np.array([20.0, 19, 18, 8, 7, 6])
-    assert gained_steps(steps, np.array([6]), np.array([False]), 2).tolist() == [0, 9, 9, 0, 0, 0]
+    assert gained_steps(steps, told([6], False), 2).tolist() == [0, 9, 9, 0, 0, 0]
 
 
 def test_success_that_came_is_not_expected_any_more():
-    steps, ends = np.full(6, 5.0), np.array([3, 6])
-    gained = gained_steps(steps, ends, np.array([False, True]), 1)
-    assert gained.tolist() == [-1, -1, 0, -1, 4, 5]
+    found = told([3, 3], np.array([False, True]))
+    assert gained_steps(np.full(6, 5.0), found, 1).tolist() == [-1, -1, 0, -1, 4, 5]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=8), min_size=1, max_size=8))
+def test_success_is_met_where_an_episode_first_tells_it_wherever_that_is(episodes):
+    whole = data([np.zeros(len(e)) for e in episodes])
+    whole.streams['success'][:, 0] = np.concatenate(episodes)
+    found = outcomes(whole)
+    for e, met, left in zip(episodes, *(np.split(part, whole.episode_ends[:-1])
+                                        for part in found)):
+        assert met.tolist() == [any(e)] * len(e)
+        last = e.index(True) if any(e) and not all(e) else len(e) - 1
+        assert left.tolist() == list(range(last, last - len(e), -1))
 
 
 def walk(rng, hesitates):
@@ -100,23 +119,36 @@ def test_all_is_learned_where_nothing_is_selected(walks):
                           lambda objective: pytest.fail('nothing to fit')).all()
 
 
+def test_what_follows_success_is_learned_and_teaches_that_it_has_come():
+    whole = data([np.linspace(1, 0, 26)] * 20, before=6)
+    found, seen, taught = outcomes(whole), whole.streams['state'], []
+
+    def fit(objective):
+        taught.append(objective.targets.numpy())
+        return objective.module
+
+    chosen = chosen_windows(HOW, seen, whole, np.zeros(1), 1, CPU, fit)
+    assert (found.left < 0).sum() == 6 * 20 and chosen[found.left < 0].all()
+    np.testing.assert_allclose(taught[0], HOW.discount ** np.maximum(found.left, 0), rtol=1e-6)
+
+
 def test_of_other_episodes_all_is_learned_but_the_end(walks, tmp_path):
     whole, chosen = choose(walks, tmp_path, met=np.arange(60) < 30)
     untold = np.repeat(np.arange(60) >= 30, np.diff(whole.episode_ends, prepend=0))
-    end = rows_left(whole.episode_ends) < HOW.ahead
+    end = outcomes(whole).left < HOW.ahead
     assert chosen[untold & ~end].all() and not chosen[untold & end].any()
     assert 0.3 < chosen[~untold].mean() < 0.95
 
 
 def test_without_a_success_there_is_nothing_to_go_by(walks, tmp_path):
-    with pytest.raises(DataError, match='no episode tells that it ended in success'):
+    with pytest.raises(DataError, match='no episode tells that it met success'):
         choose(walks, tmp_path, met=False)
 
 
 def test_episodes_that_tell_no_success_teach_no_value(walks):
     whole = join([data(walks[:30]), data(walks[30:], met=False)])
     objective = ValueObjective(whole.streams['state'], whole.episode_ends,
-                               whole.streams['success'][:, 0], np.zeros(1), HOW, CPU)
+                               outcomes(whole), np.zeros(1), HOW, CPU)
     rows = np.concatenate([objective.train_rows, objective.held_out])
     assert 0 < len(rows) and rows.max() < sum(len(w) for w in walks[:30])
 

@@ -22,7 +22,9 @@ from diffusion_policy_rt.replay.recorded import Matcher
 from diffusion_policy_rt.replay.session import Wish, recorded_run
 from diffusion_policy_rt.replay.trail import Trail
 from diffusion_policy_rt.ros.bag import TYPES, Bag
-from diffusion_policy_rt.ros.events import PLAN, RESET, Event, parse_event
+from diffusion_policy_rt.ros.events import (
+    ACT, PLAN, RESET, Event, driver_event, parse_event)
+from diffusion_policy_rt.runtime.limits import Limits
 from diffusion_policy_rt.runtime.plan import Fate
 from diffusion_policy_rt.runtime.settings import LoopSettings
 
@@ -52,9 +54,13 @@ def string(text):
     return bags.make(TYPES, STRING, data=text)
 
 
-def record(folder, chosen, latency, seed, resets=()):
-    """Run a policy whose plans take their time; return its bag, {due: actions} and its events."""
-    inputs = bags.messages(30, without=(bags.ACTION,))
+def record(folder, chosen, latency, seed, resets=(), more=(), heard=lambda message: message,
+           **how):
+    """Run a policy whose plans take their time; return its bag, {due: actions} and its events.
+
+    `more` messages come in beside, and the recorder has `heard` each as this returns it.
+    """
+    inputs = [*bags.messages(30, without=(bags.ACTION,)), *more]
     orders = [('/pusht/episode', STRING, at, string('over')) for at in resets]
     path = bags.write(folder / 'inputs', sorted([*inputs, *orders], key=lambda m: m[2]))
     told, frames, asked = [], [], iter(sorted(resets))
@@ -65,9 +71,11 @@ def record(folder, chosen, latency, seed, resets=()):
             event = dataclasses.replace(event, asked_ns=next(asked), newest=seen)
         told.append((now, event))
 
-    found, _ = run(path, chosen, latency, Watchers(event=note, frame=frames.append), seed=seed)
+    found, _ = run(path, chosen, latency, Watchers(event=note, frame=frames.append), seed=seed,
+                   **how)
     info = {'digest': DIGEST, 'seed': seed, 'settings': dataclasses.asdict(chosen)}
-    messages = [*inputs, ('/policy/policy_info', STRING, inputs[0][2], string(json.dumps(info)))]
+    messages = [*map(heard, inputs),
+                ('/policy/policy_info', STRING, inputs[0][2], string(json.dumps(info)))]
     messages += [('/policy/events', STRING, now, string(event.to_json())) for now, event in told]
     for due, actions in found.items():
         message = bags.action(TYPES, due)
@@ -136,6 +144,37 @@ def test_a_fate_survives_its_message():
 def run_of_8(tmp_path_factory):
     chosen = LoopSettings(deadline=0.04)
     return record(tmp_path_factory.mktemp('told'), chosen, '3ms', 4)[0], chosen
+
+
+@settings(max_examples=6, phases=(Phase.explicit, Phase.generate))
+@given(st.integers(0, 2**31), st.sampled_from(['0', 'call=4ms,encode=8ms,p99=60ms']))
+def test_limits_count_from_what_the_node_had_whenever_the_recorder_heard_it(
+        tmp_path_factory, seed, latency):
+    rng = np.random.default_rng(seed)
+    stamps = [bags.START + k * bags.STEP + part * MS for k in range(30) for part in (25, 50, 75)]
+    between = [(bags.STATE, bags.JOINTS, at + bags.LATE_NS, bags.joints(TYPES, at))
+               for at in stamps]
+
+    def heard(message):
+        topic, kind, at, data = message
+        return topic, kind, at + (topic == bags.STATE) * int(rng.integers(-20, 20)) * MS, data
+
+    chosen = LoopSettings(deadline=0.08)
+    limits = Limits(np.full(2, -9.0), np.full(2, 9.0), np.full(2, 0.5))
+    path, found, told = record(tmp_path_factory.mktemp('run'), chosen, latency, 0, more=between,
+                               heard=heard, limits=limits)
+    assert sum(event.kind == ACT for event in told) > 20
+    again, _ = run(path, chosen, fated=True, limits=limits)
+    for due, actions in found.items():
+        np.testing.assert_array_equal(again[due], actions, str((due - bags.START) / 1e8))
+
+
+def test_only_actions_that_count_from_what_is_measured_tell_it(run_of_8):
+    with Bag(run_of_8[0]) as bag:
+        kinds = {parse_event(m.data.data).kind for m in bag.messages('/policy/events')}
+    assert PLAN in kinds and ACT not in kinds
+    event = driver_event(ACT, 5, {}, measured=np.array([0.1, np.nan]))
+    assert event.measured == [0.1, None] and parse_event(event.to_json()) == event
 
 
 def asked(path, digest=DIGEST, **wish):

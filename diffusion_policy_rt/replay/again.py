@@ -13,18 +13,24 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from diffusion_policy_rt.errors import DataError, EngineError
 from diffusion_policy_rt.replay.events import of_one_clock
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.virtual import Costs
 from diffusion_policy_rt.ros.bag import Bag
+from diffusion_policy_rt.runtime.acting import Action
 from diffusion_policy_rt.runtime.asking import PUBLISH_MARGIN_NS
+from diffusion_policy_rt.runtime.hands import Hands
 from diffusion_policy_rt.runtime.loop import PolicyLoop
-from diffusion_policy_rt.runtime.plan import Fate
+from diffusion_policy_rt.runtime.plan import Fate, Plan
 from diffusion_policy_rt.runtime.settings import LoopSettings
 
 FateAt = Callable[[int], Fate | None]
 """The recorded fate of the plan that the tick at .. [ns] asked for; None where it asked none."""
+MeasuredAt = Callable[[int], np.ndarray | None]
+"""What the action of the recorded tick at .. [ns] counts from, [A]; None where it is not told."""
 
 
 def read_info(bag: Bag, sources: Sources) -> dict[str, Any]:
@@ -64,13 +70,36 @@ def run_again(bag: Bag, sources: Sources, digest: str, seed: int) -> LoopSetting
     return settings
 
 
+class HandsAgain(Hands):
+    """Hands that count from where the recorded ones did, whatever the recorder heard by then."""
+
+    recorded: np.ndarray | None = None
+    """What was measured for the tick, by action name [A]; None where it is not told."""
+
+    def at(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
+        """Return the recorded measured state [A], or that of this run."""
+        return super().at(settings, now_ns) if self.recorded is None else self.recorded
+
+
 class LoopAgain(PolicyLoop):
     """A loop that plans when the recorded one did, with as many network calls.
 
-    `fate_at` is set before the first tick; without it the loop decides for itself.
+    `fate_at` is set before the first tick; without it the loop decides for itself. So is
+    `measured_at`, without which limits and holds count from what has come by then.
     """
 
     fate_at: FateAt | None = None
+    measured_at: MeasuredAt | None = None
+    hands: HandsAgain
+    make_hands = HandsAgain
+
+    def act(self, now_ns: int, plan: Plan | None = None) -> Action:
+        """Return the action of the tick at `now_ns`, counted from what was recorded of it."""
+        self.hands.recorded = self.measured_at(now_ns) if self.measured_at else None
+        try:
+            return super().act(now_ns, plan)
+        finally:
+            self.hands.recorded = None
 
     def wants_plan(self, now_ns: int) -> bool:
         """Whether the recorded tick at `now_ns` asked for a plan."""

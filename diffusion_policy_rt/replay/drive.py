@@ -23,7 +23,8 @@ from diffusion_policy_rt.replay.virtual import (
     ChargedEngine, Event, VirtualPlanner, VirtualTimeline)
 from diffusion_policy_rt.ros.bag import Bag
 from diffusion_policy_rt.ros.complaints import Complaints
-from diffusion_policy_rt.ros.events import PLAN, RESET, STOP, Event as NodeEvent, driver_event
+from diffusion_policy_rt.ros.events import (
+    ACT, PLAN, RESET, STOP, Event as NodeEvent, driver_event)
 from diffusion_policy_rt.ros.intake import Intake
 from diffusion_policy_rt.runtime.loop import Action, PolicyLoop
 from diffusion_policy_rt.runtime.ports import Engine
@@ -69,6 +70,7 @@ class Replay:
             self.loop.arrivals = Prompt()
         if told.fated:
             self.loop.fate_at = told.fate_at
+            self.loop.measured_at = told.measured_at
         arrivals = told.arrivals(lambda: self._watchers.message(self._trail.ticks))
         coming = together(arrivals)
         if how.faults:
@@ -181,8 +183,9 @@ class Replay:
 
     def _on_event(self, kind: str, at_ns: int, fate: Fate | None) -> None:
         newest = self.loop.looked if kind == PLAN else {}
+        measured = self.loop.hands.counted if kind == ACT else None
         self._watchers.event(self.timeline.now_ns(),
-                             driver_event(kind, at_ns, newest, fate=fate))
+                             driver_event(kind, at_ns, newest, fate=fate, measured=measured))
 
     def _on_tick(self, tick: Tick) -> None:
         now, settings = self.timeline.now_ns(), self._how.settings

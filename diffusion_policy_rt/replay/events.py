@@ -22,7 +22,8 @@ from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.replay.faults import Arrival
 from diffusion_policy_rt.replay.streams import stamped
 from diffusion_policy_rt.ros.bag import Message
-from diffusion_policy_rt.ros.events import ALIGN, PLAN, RESET, START, STOP, Event, parse_event
+from diffusion_policy_rt.ros.events import (
+    ACT, ALIGN, PLAN, RESET, START, STOP, Event, parse_event)
 from diffusion_policy_rt.runtime.plan import Fate
 
 ACTION, GRIPPER, EVENT = 'action', 'gripper_action', 'event'
@@ -74,6 +75,8 @@ class Reenactment:
         """The last plan that was passed."""
         self._fates: deque[Event] = deque(maxlen=KEPT)
         """The plans that were read, those before the last that was asked for left out."""
+        self._acts: deque[Event] = deque(maxlen=KEPT)
+        """The ticks that were read whose actions count from what was measured, likewise."""
         self._told: deque[Event] = deque()
         """The events that were read, those of long ago left out."""
 
@@ -81,6 +84,9 @@ class Reenactment:
         """Yield the arrivals, but for plans, in the order in which the node had them."""
         read = 0
         for arrival in arrivals:
+            if arrival.stream == EVENT and arrival.data.kind == ACT:
+                self._acts.append(arrival.data)  # tells no order
+                continue
             self._push(arrival, arrival.at_ns)
             if arrival.stream == EVENT:
                 self._coming.append(arrival.data)
@@ -170,6 +176,18 @@ class Reenactment:
             self._fates.popleft()
         found = self._fates[0] if self._fates else None
         return found.fate if found is not None and found.at_ns == now_ns else None
+
+    def measured_at(self, now_ns: int) -> np.ndarray | None:
+        """Return what the action of the tick at `now_ns` counts from, [A]; None if not told.
+
+        Asked in order of ticks.
+        """
+        while self._acts and self._acts[0].at_ns < now_ns:
+            self._acts.popleft()
+        found = self._acts[0] if self._acts else None
+        if found is None or found.at_ns != now_ns or found.measured is None:
+            return None
+        return np.array(found.measured, float)  # what was not measured is NaN
 
     def planned_near(self, at_ns: int, reach_ns: int) -> int:
         """Return the tick that asked for a plan less than `reach_ns` from `at_ns`, or that."""

@@ -58,7 +58,7 @@ class Steps:
         for node in self.network.node:
             made = onnx.NodeProto()
             made.CopyFrom(node)
-            made.name = f'{number}/{node.name}'
+            made.name = node.name and f'{number}/{node.name}'
             made.input[:] = [shared.get(name, f'{number}/{name}') for name in node.input]
             made.output[:] = [name and f'{number}/{name}' for name in node.output]
             self.nodes.append(made)

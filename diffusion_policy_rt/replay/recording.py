@@ -15,7 +15,7 @@ from diffusion_policy_rt.replay.faults import Arrival
 from diffusion_policy_rt.replay.mapping import Sources
 from diffusion_policy_rt.replay.streams import STATE
 from diffusion_policy_rt.ros.bag import Bag, Message
-from diffusion_policy_rt.ros.events import ALIGN, PLAN, RESET, START, Event
+from diffusion_policy_rt.ros.events import ACT, ALIGN, PLAN, RESET, START, Event
 from diffusion_policy_rt.runtime.plan import Fate
 from diffusion_policy_rt.runtime.trace import read_values
 
@@ -36,7 +36,7 @@ class Recording:
                       and own == read_info(bag, sources).get('digest'))
         """Whether it is the policy's own run, to be done again plan by plan."""
         self.fated = self.again and fated
-        self._kinds = (*RUNS, ALIGN) if self.again else RUNS
+        self._kinds = (*RUNS, ALIGN, ACT) if self.again else RUNS
         self._order = Reenactment(round(1e9 * deadline)) if self._first else None
 
     def arrivals(self, read: Callable[[], None]) -> Iterator[Arrival]:
@@ -105,6 +105,13 @@ class Recording:
         Asked in order of ticks.
         """
         return self._order.fate_at(now_ns) if self._order else None
+
+    def measured_at(self, now_ns: int) -> np.ndarray | None:
+        """Return what the action of the tick at `now_ns` counts from, [A]; None if not told.
+
+        Asked in order of ticks.
+        """
+        return self._order.measured_at(now_ns) if self._order else None
 
     def planned_near(self, at_ns: int, reach_ns: int) -> int:
         """Return the tick that asked for a plan less than `reach_ns` from `at_ns`, or that."""

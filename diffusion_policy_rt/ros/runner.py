@@ -12,7 +12,7 @@ from diffusion_policy_rt.engines.caching import Caching
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.engines.parity import check_parity
 from diffusion_policy_rt.ros.engine_process import EngineProcess
-from diffusion_policy_rt.ros.events import PLAN, RESET, START, STOP, Event
+from diffusion_policy_rt.ros.events import ACT, PLAN, RESET, START, STOP, Event
 from diffusion_policy_rt.ros.gate import Gate
 from diffusion_policy_rt.ros.inputs import Inputs
 from diffusion_policy_rt.ros.params import NodeParams
@@ -153,16 +153,18 @@ class Runner:
 
     def _on_event(self, kind: str, at_ns: int, fate: Fate | None) -> None:
         """In the ticking thread: hand over what a re-enactment needs to know."""
-        asked, held, newest = None, None, dict[str, int]()
+        asked, held, measured, newest = None, None, None, dict[str, int]()
         if kind == PLAN:
             newest = self.loop.looked
+        elif kind == ACT:
+            measured = self.loop.hands.counted
         elif kind == START or self._asked is not None:  # stamps say nothing after a clock jump
             newest = dict(self._inputs.newest)
         if kind == START:
             self._inputs.open = True  # so that a recording tells what came before
         elif kind == RESET and self._asked is not None:
             (asked, held), self._asked = self._asked, None
-        self._reporter.driver_event(kind, at_ns, newest, asked, held, fate)
+        self._reporter.driver_event(kind, at_ns, newest, asked, held, fate, measured)
 
     # -- live parameters -----------------------------------------------------------------------
 

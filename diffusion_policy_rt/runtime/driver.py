@@ -24,7 +24,7 @@ from diffusion_policy_rt.runtime.records import NAN, Records
 from diffusion_policy_rt.runtime.timeline import Timeline
 from diffusion_policy_rt.runtime.trace import Rung, Tick
 
-START, RESET, PLAN, ALIGN = 'start', 'reset', 'plan', 'align'
+START, RESET, PLAN, ALIGN, ACT = 'start', 'reset', 'plan', 'align', 'act'
 MAX_SKIPPED = 1000
 """Periods without a tick that are recorded one by one after a stall."""
 
@@ -45,8 +45,9 @@ class Driver:
 
     `on_event` is told what a re-enactment needs to know, in ns: (START, now, None); (RESET, now,
     None) when the loop has forgotten; (PLAN, tick, its fate) when a plan is there, refused, or
-    left behind by a stop, `loop.looked` telling what it saw; (ALIGN, next tick, None) when the
-    ticks take a frame's phase.
+    left behind by a stop, `loop.looked` telling what it saw; (ACT, tick, None) when an action
+    counts from what is measured, `loop.hands.counted`; (ALIGN, next tick, None) when the ticks
+    take a frame's phase.
     """
 
     def __init__(self, loop: PolicyLoop, timeline: Timeline, publish: Callable[[Action], None],
@@ -168,6 +169,8 @@ class Driver:
         rung = self._send(action, self._publish)
         left = self._timeline.now_ns()
         loop.latencies.record('publish', left - decided)
+        if loop.hands.counted is not None:
+            self._on_event(ACT, scheduled, None)
         age = (began - newest.stamp_ns) / 1e9 if newest is not None else NAN
         self._records.tick(rung, deadline, left, age, plan, plan or late)
 

@@ -66,7 +66,7 @@ class Following:
 
     def act(self, now_ns: int, plan: Plan | None, settings: LoopSettings) -> Action:
         """Return the action of the tick at `now_ns`; see `PolicyLoop.act`."""
-        chunk = self.current
+        chunk, self._hands.counted = self.current, None
         acted = self._acted(now_ns, plan, chunk, settings)
         return Action(acted.rung, acted.actions, chunk)
 

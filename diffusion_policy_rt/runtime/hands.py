@@ -34,6 +34,9 @@ class Hands:
         """Whether more than positions is bounded; else a chunk alone says what is sent."""
         self._followed: tuple[Chunk, Course] | None = None
         """The last chunk that was followed, and its way within the limits."""
+        self.counted: np.ndarray | None = None
+        """Where the robot was measured to be [A] when the tick's action was bounded by it, or held
+        it there; None where nothing measured counts."""
         self._sent: np.ndarray | None = None
         """The last velocity that was to be published [A]; stays None for other actions."""
 
@@ -41,14 +44,15 @@ class Hands:
         """Take in a measured state."""
         self.state = state
         if self.motion.bounds:
-            self.motion.measure(state.stamp_ns, self._measured(settings), settings.period_ns)
+            self.motion.measure(state.stamp_ns, self._places.of(state), settings.period_ns)
 
     def follow(self, chunk: Chunk, first: int, end: int, rung: Rung, settings: LoopSettings,
                now_ns: int) -> Action:
         """Return the actions `first`, which is due now, to `end` of a chunk within the limits."""
         course = self._course_of(chunk)
         if self._asks_state:
-            at = self._measured(settings)
+            at = self.at(settings)
+            self.counted = None if self.velocity else at
             begin = self._begin(at, settings)
             if self.motion.bounds or not course.keeps_rate(first, *begin):
                 rows = self.motion.follow(
@@ -83,11 +87,13 @@ class Hands:
         """
         if self.velocity:
             return self._come_to_rest(settings)
-        values = resting(self._measured(settings, now_ns), chunk, now_ns)
+        at = self.at(settings, now_ns)
+        self.counted = at if told else self.counted
+        values = resting(at, chunk, now_ns)
         if not np.isfinite(values).all():
             return Action.stop(self._spec)
         held = self.limits.course(values[None], self._step_s).rest(
-            0, 1, *self._begin(self._measured(settings), settings))
+            0, 1, *self._begin(self.at(settings), settings))
         if now_ns is not None:
             held = self.motion.brake(held[0], now_ns, 1 / settings.control_rate, told)
         return self._contained(Action(Rung.HOLD, held))
@@ -135,7 +141,7 @@ class Hands:
         sent = np.zeros(len(self._spec.action)) if self._sent is None else self._sent
         return sent, 1 / settings.control_rate
 
-    def _measured(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
+    def at(self, settings: LoopSettings, now_ns: int | None = None) -> np.ndarray:
         """Return the newest measured state by action name, [A]; NaN where there is none."""
         state = self.state
         old = (state is not None and now_ns is not None

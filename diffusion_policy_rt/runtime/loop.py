@@ -32,11 +32,14 @@ from diffusion_policy_rt.spec import PolicySpec
 class PolicyLoop(Inference):
     """One policy, from frames and states to actions: its inference, and what follows from it."""
 
+    make_hands: type[Hands] = Hands
+    """What moves the robot."""
+
     def __init__(self, spec: PolicySpec, engine: Engine, settings: LoopSettings, clock: Clock,
                  seed: int = 0, limits: Limits | None = None, velocity: bool = False,
                  rules: Mapping[str, StreamRule] | None = None) -> None:
         super().__init__(spec, engine, settings, clock, seed, rules)
-        self.hands = Hands(spec, limits or Limits.none(len(spec.action)), velocity)
+        self.hands = self.make_hands(spec, limits or Limits.none(len(spec.action)), velocity)
         self.arrivals = Arrivals()
         self.seams = Seams(spec.action.scale)
         self.counts: Counter[str] = Counter()

@@ -10,6 +10,7 @@ met success, as human demonstrations often do not, all is learned but the end, i
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,30 @@ SUCCESS = 'success'
 """The stream that tells where an episode met success."""
 LEAST_VALUE = 1e-6
 """Values are kept above it before their logarithm is taken."""
+
+
+class Outcomes(NamedTuple):
+    """Where the episodes of a data set lead, told for each of its rows."""
+
+    met: np.ndarray
+    """bool [N]: whether the row's episode meets success."""
+    left: np.ndarray
+    """int64 [N]: rows until it first does, below 0 afterwards; of other episodes, to the last."""
+
+
+def outcomes(data: Dataset) -> Outcomes:
+    """Return what the stream `SUCCESS` tells; episodes without it, and without one, meet none.
+
+    One that tells it in all of its rows tells that success was met, but not when: at its end.
+    """
+    ends = data.episode_ends
+    begins = np.append(0, ends[:-1])
+    told = data.streams.get(SUCCESS, np.zeros((ends[-1], 1)))[:, 0] > 0
+    rows = np.append(np.flatnonzero(told), ends[-1])
+    first = rows[np.searchsorted(rows, begins)]
+    met, throughout = first < ends, np.logical_and.reduceat(told, begins)
+    last = np.where(met & ~throughout, first, ends - 1)
+    return Outcomes(per_row(met, ends), per_row(last, ends) - np.arange(ends[-1]))
 
 
 class ValueNetwork(nn.Module):
@@ -51,26 +76,21 @@ class ValueNetwork(nn.Module):
 class ValueObjective:
     """Teach how soon success follows: discount^k, k control steps before it."""
 
-    def __init__(self, observed: np.ndarray, episode_ends: np.ndarray, success: np.ndarray,
+    def __init__(self, observed: np.ndarray, episode_ends: np.ndarray, found: Outcomes,
                  noise: np.ndarray, how: Selection, device: torch.device) -> None:
-        """`observed` [N, L], one row per control step; `success` [N] is above 0 where it is met.
-
-        DataError where no episode ends in success.
-        """
+        """`observed` [N, L] has one row per control step; DataError where no success is met."""
         self.module: nn.Module = ValueNetwork(observed.shape[1])
         self.noise = noise.astype(np.float32)
-        left = rows_left(episode_ends)
-        met = was_met(success, episode_ends)
-        known = per_row(met, episode_ends)
-        if not met.any():
-            raise DataError('no episode tells that it ended in success, by which `select` learns; '
+        if not found.met.any():
+            raise DataError('no episode tells that it met success, by which `select` learns; '
                             'add a data set of dprt expert, or one with next.success, or take '
                             '`select` out of the recipe')
         self.observed = torch.from_numpy(observed).to(device)
-        self.targets = torch.from_numpy((how.discount ** left).astype(np.float32)).to(device)
+        values = how.discount ** np.maximum(found.left, 0)
+        self.targets = torch.from_numpy(values.astype(np.float32)).to(device)
         held_out = split_episodes(episode_ends, 0.05, 0)
-        self.train_rows = np.flatnonzero(known & ~held_out)
-        self.held_out = np.flatnonzero(known & held_out)
+        self.train_rows = np.flatnonzero(found.met & ~held_out)
+        self.held_out = np.flatnonzero(found.met & held_out)
 
     def _errors(self, module: nn.Module, index: Tensor, observed: Tensor) -> Tensor:
         return nn.functional.binary_cross_entropy_with_logits(module(observed),
@@ -90,16 +110,6 @@ class ValueObjective:
         return self._errors(module, index, self.observed[index]).item()
 
 
-def was_met(success: np.ndarray, episode_ends: np.ndarray) -> np.ndarray:
-    """Return which episodes ended in success, bool [E]; `success` [N] is above 0 there."""
-    return np.asarray(success[episode_ends - 1] > 0)
-
-
-def rows_left(episode_ends: np.ndarray) -> np.ndarray:
-    """Return how many rows of its episode follow each row, int64 [N]; 0 at the last."""
-    return per_row(episode_ends, episode_ends) - 1 - np.arange(episode_ends[-1])
-
-
 @torch.no_grad()
 def steps_to_success(module: nn.Module, observed: np.ndarray, discount: float) -> np.ndarray:
     """Return how many control steps success is away, by `module`: float64 [N]."""
@@ -109,23 +119,16 @@ def steps_to_success(module: nn.Module, observed: np.ndarray, discount: float) -
     return np.log(np.maximum(values.numpy().astype(float), LEAST_VALUE)) / np.log(discount)
 
 
-def gained_steps(steps: np.ndarray, episode_ends: np.ndarray, met: np.ndarray,
-                 ahead: int) -> np.ndarray:
+def gained_steps(steps: np.ndarray, found: Outcomes, ahead: int) -> np.ndarray:
     """Return by how much the next `ahead` steps shortened the way to success, float64 [N].
 
-    Zero is what was to be expected. Near the end of an episode fewer steps are looked ahead; where
-    success was `met` [E] there, it is no longer to be expected but has come.
+    Zero is what was to be expected. No further is looked ahead than to success, or to the end of
+    an episode; where success was met there, it is no longer to be expected but has come.
     """
-    left = rows_left(episode_ends)
-    later = np.arange(len(steps)) + np.minimum(ahead, left)
-    came = (left <= ahead) & per_row(met, episode_ends)
-    return steps - np.where(came, 0, steps[later]) - np.minimum(ahead, left)
-
-
-def tells_success(data: Dataset) -> bool:
-    """Whether an episode of the data tells that it ended in success."""
-    return SUCCESS in data.streams and bool(was_met(data.streams[SUCCESS][:, 0],
-                                                    data.episode_ends).any())
+    left = np.maximum(found.left, 0)
+    passed = np.minimum(ahead, left)
+    came = found.met & (left <= ahead)
+    return steps - np.where(came, 0, steps[np.arange(len(steps)) + passed]) - passed
 
 
 def chosen_windows(how: Selection | None, observed: np.ndarray, data: Dataset, noise: np.ndarray,
@@ -133,16 +136,14 @@ def chosen_windows(how: Selection | None, observed: np.ndarray, data: Dataset, n
                    fit: Callable[[Objective], nn.Module]) -> np.ndarray:
     """Return which windows are learned from, bool [W]: all where nothing is selected.
 
-    `fit` trains an objective; `observed` [W, C] are the windows' conditions, `n_obs` instants
-    each, one window per control step.
+    What follows success is: it shows what to do then. `fit` trains an objective; `observed`
+    [W, C] are the windows' conditions, `n_obs` instants each, one window per control step.
     """
     if how is None:
         return np.ones(len(observed), bool)
     newest = observed.shape[1] // n_obs
-    seen, ends = np.ascontiguousarray(observed[:, -newest:]), data.episode_ends
-    success = data.streams.get(SUCCESS, np.zeros((len(observed), 1), np.float32))[:, 0]
-    module = fit(ValueObjective(seen, ends, success, noise[-newest:], how, device))
+    seen, found = np.ascontiguousarray(observed[:, -newest:]), outcomes(data)
+    module = fit(ValueObjective(seen, data.episode_ends, found, noise[-newest:], how, device))
     steps = steps_to_success(module.eval(), seen, how.discount)
-    met = was_met(success, ends)
-    gained = gained_steps(steps, ends, met, how.ahead) > how.least
-    return np.where(per_row(met, ends), gained, rows_left(ends) >= how.ahead)
+    nearer = gained_steps(steps, found, how.ahead) > how.least
+    return np.where(found.met, nearer | (found.left < 0), found.left >= how.ahead)

@@ -16,6 +16,7 @@ from onnx.external_data_helper import uses_external_data
 
 from diffusion_policy_rt.engines.bundle import WEIGHTS
 from diffusion_policy_rt.engines.weights import Stored, part_of, prefix_of
+from diffusion_policy_rt.train.compact import compact
 from diffusion_policy_rt.train.outline import SMALL, array, content, hold, place, read_outline
 
 NET, MASKED = 'net.', 'step.'
@@ -33,6 +34,7 @@ def refer(exported: Path, path: Path, weights: Weights,
     own_weights(graph)
     name_products(graph, weights.called)
     weights.share(graph)
+    compact(graph)
     path.write_bytes(graph.SerializeToString())
 
 

@@ -32,7 +32,7 @@ from diffusion_policy_rt.train.distill.recipe import DistillRecipe
 from diffusion_policy_rt.train.distill.trainer import DistillTrainer
 from diffusion_policy_rt.train.distributed import World
 from diffusion_policy_rt.train.prefix import draw_lengths, with_prefix, without_prefix
-from diffusion_policy_rt.train.progress import chosen_windows, rows_left, tells_success
+from diffusion_policy_rt.train.progress import chosen_windows, outcomes
 from diffusion_policy_rt.train.recipe import Recipe, parse_recipe
 from diffusion_policy_rt.train.run import open_data
 from diffusion_policy_rt.train.sharding import put, start_as
@@ -128,10 +128,11 @@ class Distillation:
 
         A teacher has learned from data that told success what to do in these, which need not.
         """
-        if plan.select is not None and not tells_success(data):
-            print(f'{data.title}: no episode tells that it ended in success; all is distilled but '
+        found = outcomes(data)
+        if plan.select is not None and not found.met.any():
+            print(f'{data.title}: no episode tells that it met success; all is distilled but '
                   'the ends')
-            return rows_left(data.episode_ends) >= plan.select.ahead
+            return found.left >= plan.select.ahead
         return chosen_windows(plan.select, observed, data, self.noise, self.teacher.spec.n_obs,
                               self.world.device, lambda objective: self._judge(objective, plan))
 

@@ -112,7 +112,7 @@ class ArmCollector:
         self._lead(seed, rng)
         rows: list[dict[str, np.ndarray]] = []
         noise, done, best = np.zeros(len(ARM.joints)), 0, 0.0
-        while len(rows) < ARM.max_steps and done < _AFTER:
+        while (done or len(rows) < ARM.max_steps) and done < _AFTER:
             wanted = self.expert.target()
             rows.append(self._row(wanted))
             noise[:-1] = _MEMORY * noise[:-1] + (1 - _MEMORY**2)**0.5 * rng.normal(

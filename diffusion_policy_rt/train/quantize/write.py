@@ -17,6 +17,7 @@ from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
 from diffusion_policy_rt.engines.parity import TOLERANCE, Networks, deviation, write_parity
 from diffusion_policy_rt.engines.weights import (
     SCALE, SCALE_2, ZERO, StoredTensors, prefix_of, read_header)
+from diffusion_policy_rt.train.compact import compact
 from diffusion_policy_rt.train.outline import array, content, read_outline
 from diffusion_policy_rt.train.shared import Weights
 
@@ -96,6 +97,7 @@ def write_quantized(source: Bundle, graphs: Mapping[str, onnx.ModelProto],
                 made = onnx.ModelProto()
                 made.CopyFrom(each)
                 weights.share(made)
+                compact(made)
                 (target / f'{name}.onnx').write_bytes(made.SerializeToString())
         write_parity(target, source.spec, reference, tolerance)
 
