@@ -161,7 +161,7 @@ def test_weights_of_another_network_are_refused_by_what_does_not_fit(exported, t
         tmp_path / 'p', {'spec': bundle.spec.to_json(), 'model': other},
         lambda folder: (folder / 'weights.safetensors').write_bytes(
             bundle.path('weights.safetensors').read_bytes()))
-    with pytest.raises(EngineError, match='size mismatch') as caught:
+    with pytest.raises(EngineError, match=r'model: there is no denoiser\S+ of shape') as caught:
         load_engine(changed, 'torch')  # the one that builds the network itself
     assert '\n' not in str(caught.value)
 

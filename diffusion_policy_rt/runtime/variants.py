@@ -95,7 +95,7 @@ def _levels(spec: PolicySpec, variant: Variant,
         start = variant.start or REDUCED_START * deviation
         return evenly_spaced(precond, steps, start), np.empty(0), REDUCED_NOISE
     if variant.sampler == 'warm-start':
-        warm = _from(precond, steps, variant.start or WARM_START * deviation)
+        warm = _warm(precond, steps, variant.start or WARM_START * deviation)
         return _served(precond, steps, highest), warm, 1.0
     if variant.start:
         return _from(precond, steps, variant.start), np.empty(0), 1.0
@@ -109,15 +109,19 @@ def _served(precond: Preconditioning, steps: int, highest: float) -> np.ndarray:
 def _from(precond: Preconditioning, steps: int, start: float) -> np.ndarray:
     if precond.kind == 'ddpm':
         return evenly_spaced(precond, steps, start)
-    lowest = min(SIGMA_MIN, start / 10)
-    return np.asarray(default_schedules(precond, (steps,), lowest, start)[steps].sigmas)
+    return _served(precond, steps, start)
 
 
 def _warm(precond: Preconditioning, steps: int, start: float) -> np.ndarray:
-    """Return at most `steps` levels from `start`: a `ddpm` may have been trained at no more."""
+    """Return at most `steps` levels from `start`, however low it is.
+
+    A `ddpm` may have been trained at no more; the levels of others end lower where they must.
+    """
     if precond.kind == 'ddpm':
-        steps = min(steps, 1 + int(np.abs(np.log(np.asarray(precond.levels) / start)).argmin()))
-    return _from(precond, steps, start)
+        below = 1 + int(np.abs(np.log(np.asarray(precond.levels) / start)).argmin())
+        return evenly_spaced(precond, min(steps, below), start)
+    lowest = min(SIGMA_MIN, start / 10)
+    return np.asarray(default_schedules(precond, (steps,), lowest, start)[steps].sigmas)
 
 
 def warmed(spec: PolicySpec, level: float) -> PolicySpec:
