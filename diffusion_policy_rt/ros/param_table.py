@@ -6,6 +6,7 @@ Those that a policy names are in `policy_params`.
 from __future__ import annotations
 
 from diffusion_policy_rt.ros.param import Param, stale_params
+from diffusion_policy_rt.runtime.caches import LEAST_LEVEL
 from diffusion_policy_rt.runtime.settings import LoopSettings
 
 D = LoopSettings()
@@ -59,7 +60,7 @@ TABLE = [
     Param('cache.warm_start', 0.0,
           'Noise level, in deviations of the data, to which the last chunk is noised for the next '
           'plan to go on from it; 0 starts from noise alone, 2 suits plain policies of few steps; '
-          'it changes actions; above 0 it is 0.001 or more.', 0, 100, live=True),
+          f'it changes actions; above 0 it is {LEAST_LEVEL:g} or more.', 0, 100, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
     Param('action_fields', [''],
