@@ -13,10 +13,12 @@ from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.engines.bundle import read_bundle  # noqa: E402
 from diffusion_policy_rt.replay import bench_closed as closed  # noqa: E402
 from diffusion_policy_rt.replay.bench_cache import BLOCKS, EXACT, NONE  # noqa: E402
+from diffusion_policy_rt.runtime.variants import WARM_START  # noqa: E402
 from diffusion_policy_rt.sim.tasks import PUSHT  # noqa: E402
 from diffusion_policy_rt.train.quantize.run import reexport  # noqa: E402
 
 SEED = 200_000
+TUNED = f'{closed.WARM} {WARM_START:g}'
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +47,7 @@ def rows_of(blocked, **changes):
 @pytest.mark.parametrize('noise', [0, 3])
 def test_each_cache_plays_the_same_episodes(blocked, noise):
     rows = rows_of(blocked, noise=noise)
-    assert list(rows) == list(closed.PLAYED)
+    assert list(rows) == [TUNED if cache == closed.WARM else cache for cache in closed.PLAYED]
     for cache in (NONE, EXACT):
         # of the same actions, too, the simulator's coverage differs in the last bit now and then
         assert rows[cache]['unchanged'] == 1 and abs(rows[cache]['difference']) < 1e-12
@@ -74,13 +76,20 @@ def test_the_noise_is_that_of_the_seed_and_the_step(blocked):
 
 
 def test_caches_that_do_nothing_are_not_played(blocked):
-    assert list(rows_of(blocked, steps=1, engine='torch')) == [NONE, EXACT, closed.WARM]
+    assert list(rows_of(blocked, steps=1, engine='torch')) == [NONE, EXACT, TUNED]
 
 
 def test_a_warm_start_turns_less_than_noise_does(blocked):
     rows = rows_of(blocked, steps=1)
-    assert BLOCKS not in rows and rows[closed.WARM]['unchanged'] == 0
-    assert 0 < rows[closed.WARM]['turn_p50'] < rows[NONE]['turn_p50']
+    assert BLOCKS not in rows and rows[TUNED]['unchanged'] == 0
+    assert 0 < rows[TUNED]['turn_p50'] < rows[NONE]['turn_p50']
+
+
+def test_rows_are_those_asked_for_and_a_level_each(blocked):
+    rows = rows_of(blocked, steps=1, caches=(closed.WARM,), levels=(1.0, 0.25))
+    assert list(rows) == [NONE, f'{closed.WARM} 1', f'{closed.WARM} 0.25']
+    # the lower the level, the nearer a plan stays to the last chunk
+    assert rows[f'{closed.WARM} 0.25']['turn_p50'] < rows[f'{closed.WARM} 1']['turn_p50']
 
 
 @pytest.mark.parametrize('targets, steps', [
@@ -90,7 +99,8 @@ def test_the_longest_stand_is_found(targets, steps):
 
 
 @pytest.mark.parametrize('more, why', [
-    (['--seed', '7'], 'demonstrations'), (['--image', '224'], 'do not apply')])
+    (['--seed', '7'], 'demonstrations'), (['--image', '224'], 'do not apply'),
+    (['--cache', 'latent'], "no cache 'latent'"), (['--level', '-1'], 'no noise level')])
 def test_bad_input_is_one_line(capsys, more, why):
     assert main(['bench', '--what', 'cache', '--episodes', '1', *more]) == 1
     assert why in capsys.readouterr().err.strip().splitlines()[-1]

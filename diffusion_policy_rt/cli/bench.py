@@ -75,6 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--noise', type=natural, default=0, metavar='LEVELS',
                         help='--episodes: noise of up to this much, of 255, in every pixel that '
                              'the policy sees (default 0)')
+    parser.add_argument('--cache', action='append', metavar='C',
+                        help='--episodes: a cache to hold against none, by the name that its row '
+                             'has; may be repeated (default: all)')
+    parser.add_argument('--level', action='append', metavar='L', type=float,
+                        help='--episodes: a level of the warm start, in deviations of the data; '
+                             'may be repeated (default: the tuned one)')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
                         help='--episodes: processes (default: one per core)')
     parser.add_argument('--plot', metavar='FILE.png',
@@ -173,10 +179,12 @@ def bench_scores(args: argparse.Namespace) -> list[dict]:
         raise DprtError('--episodes plays a policy on images of its own size and draws nothing; '
                         '--image and --plot do not apply')
     seeds = range(args.seed, args.seed + args.episodes)
+    asked = {key: tuple(given) for key, given in (('caches', args.cache), ('levels', args.level))
+             if given}
     return [row for policy in args.policy or ['pusht'] for engine in args.engine or ['auto']
             for steps in args.steps or [1] for threads in args.threads or [1]
-            for row in bench_closed(Closed(policy, engine, steps, threads, args.noise), seeds,
-                                    args.workers)]
+            for row in bench_closed(
+                Closed(policy, engine, steps, threads, args.noise, **asked), seeds, args.workers)]
 
 
 def at_size(policies: Sequence[str], image: int | None, folder: Path) -> list[str]:

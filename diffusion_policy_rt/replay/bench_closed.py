@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from diffusion_policy_rt.engines.bundle import read_bundle
 from diffusion_policy_rt.engines.caching import Caching
+from diffusion_policy_rt.errors import DataError
 from diffusion_policy_rt.replay.bench_cache import BLOCKS, CACHES, EXACT, NONE
 from diffusion_policy_rt.replay.compare import paired_difference
 from diffusion_policy_rt.replay.episode import PolicyController, run_episode
@@ -33,7 +34,7 @@ WARM = 'all exact, warm start'
 PLAYED = (NONE, EXACT, THRESHOLD, SMALL, WARM, BLOCKS)
 """Of `bench_cache.CACHES`, and two more. SMALL encodes parts of images that are too small for it
 to pay: what tiles of a larger image would do to the score, for a policy that has none. WARM goes
-on from the last chunk."""
+on from the last chunk, at each level asked for, which its row tells."""
 Played = dict[str, tuple[dict[str, Any], dict[str, object]]]
 """Cache -> an episode's outcome with its `targets` as bytes, its `turns` and the time that it
 `stood`, and what its process' caches tell."""
@@ -49,6 +50,10 @@ class Closed:
     threads: int = 1
     noise: int = 0
     """Noise of up to this much, of 255, in every pixel that the policy sees."""
+    caches: tuple[str, ...] = ()
+    """Of `PLAYED`, those to hold against none; all where it names none."""
+    levels: tuple[float, ...] = (WARM_START,)
+    """Of WARM, in deviations of the data."""
 
 
 class SensedController(PolicyController):
@@ -85,8 +90,19 @@ class SensedController(PolicyController):
         return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
+def rows_of(what: Closed) -> dict[str, str]:
+    """Return the rows asked for and none's, each with its cache; DataError for an unknown one."""
+    if unknown := [cache for cache in what.caches if cache not in PLAYED]:
+        raise DataError(f'there is no cache {unknown[0]!r} to play; use '
+                        + ', '.join(map(repr, PLAYED)))
+    caches = [cache for cache in PLAYED if not what.caches or cache in (NONE, *what.caches)]
+    return {row: cache for cache in caches for row in (
+        [f'{WARM} {level:g}' for level in what.levels] if cache == WARM else [cache])}
+
+
 def playable(what: Closed) -> list[str]:
-    """Return the caches that do anything with this policy here."""
+    """Return the rows of caches that do anything with this policy here."""
+    rows = rows_of(what)
     controller, *_ = make_controller(Evaluation(what.policy, what.steps, what.engine,
                                                 threads=what.threads))
     assert isinstance(controller, PolicyController)
@@ -94,8 +110,8 @@ def playable(what: Closed) -> list[str]:
     tiling = Tiling(bundle.spec, engine)
     tiling.prove()
     told = Caching.of(bundle, engine, tiling.exact)
-    asked = {BLOCKS: what.steps in told.blocks, THRESHOLD: told.tiles, SMALL: told.tiles}
-    return [cache for cache in PLAYED if asked.get(cache, True)]
+    works = {BLOCKS: what.steps in told.blocks, THRESHOLD: told.tiles, SMALL: told.tiles}
+    return [row for row, cache in rows.items() if works.get(cache, True)]
 
 
 def make_sensed(what: Closed, cache: str) -> SensedController:
@@ -111,9 +127,9 @@ def make_sensed(what: Closed, cache: str) -> SensedController:
 
 
 def rules_of(cache: str, off: Mapping[str, TileRule]) -> CacheRules:
-    """Return the rules of one of `PLAYED`, given those of tiles that are off."""
-    if cache == WARM:
-        return replace(CACHES[EXACT](off), warm_start=WARM_START)
+    """Return the rules of a row, given those of tiles that are off."""
+    if cache.startswith(WARM):
+        return replace(CACHES[EXACT](off), warm_start=float(cache.removeprefix(WARM)))
     return CACHES[THRESHOLD if cache == SMALL else cache](off)
 
 
