@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from fakes import START, STEP, state_at, tiny_spec
 
+from diffusion_policy_rt.engines import onnx_engine
 from diffusion_policy_rt.engines.load import load_engine
 from diffusion_policy_rt.runtime.clock import ManualClock
 from diffusion_policy_rt.runtime.frame import Frame, scaled
@@ -42,6 +43,22 @@ def test_parts_of_images_have_the_bits_of_whole_ones(wide):
             part = image[top:top + size, left:left + size]
             part[:] = rng.integers(0, 256, part.shape, np.uint8)
     assert encoder.counts['patched'] > 30
+
+
+def test_memory_is_laid_out_ahead_for_inputs_of_one_size_alone(wide, monkeypatch):
+    made, make = {}, onnx_engine.make_session
+
+    def kept(graph, *given, **told):
+        made[graph.stem] = make(graph, *given, **told)
+        return made[graph.stem]
+
+    monkeypatch.setattr(onnx_engine, 'make_session', kept)
+    load_engine(wide, 'onnxruntime').staged('front')
+    ahead = {name: session.get_session_options().enable_mem_pattern
+             for name, session in made.items()}
+    patches = {name for name, session in made.items()
+               if not all(isinstance(size, int) for size in session.get_inputs()[0].shape)}
+    assert patches and {name for name, found in ahead.items() if not found} == patches
 
 
 def moving(stamp, name):

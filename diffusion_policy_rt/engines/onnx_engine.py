@@ -32,11 +32,17 @@ SPIN_US = '200'
 """How long a worker waits awake for its part of the next product, within a call [us]."""
 
 
-def make_session(graph: Path, threads: int, profile: str = '') -> onnxruntime.InferenceSession:
-    """Load a graph; EngineError where ONNX Runtime cannot. `profile` begins a profile's path."""
+def make_session(graph: Path, threads: int, profile: str = '',
+                 any_size: bool = False) -> onnxruntime.InferenceSession:
+    """Load a graph; EngineError where ONNX Runtime cannot. `profile` begins a profile's path.
+
+    `any_size` tells that inputs are seldom of one size.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # or the memory would be laid out anew for each size
+    options.enable_mem_pattern = not any_size
     # between calls workers must sleep: the tick and the camera callbacks need the cores
     options.add_session_config_entry('session.force_spinning_stop', '1')
     options.add_session_config_entry('session.intra_op.spin_duration_us', SPIN_US)
@@ -146,7 +152,7 @@ class OnnxEngine:
         """Return the camera's encoder as its stages; None for a bundle that has none of them."""
         stages: list[Stage] = []
         while (name := f'{stage_part(camera, len(stages))}.onnx') in self._bundle.files:
-            session = make_session(self._bundle.path(name), self._threads)
+            session = make_session(self._bundle.path(name), self._threads, any_size=True)
             told = session.get_modelmeta().custom_metadata_map
             fields = zip(*(map(int, told[key].split()) for key in GEOMETRY))
             stages.append(Stage(tuple(starmap(ReceptiveField, fields)), runner(session)))

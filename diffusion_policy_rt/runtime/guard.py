@@ -82,7 +82,7 @@ class Guard:
             raise FrameError(f'camera {frame.camera}: its images changed from '
                              f'{shape[1]}x{shape[0]} to {rgb.shape[1]}x{rgb.shape[0]}; change it '
                              'back, or call ~/reset', 'resized')
-        if not np.array_equal(some, pixels):
+        if not rule.frozen_timeout or not np.array_equal(some, pixels):
             self._pixels[frame.camera] = frame, some, shape
         elif 0 < rule.frozen_timeout * 1e9 < frame.stamp_ns - first.stamp_ns:
             raise FrameError(f'camera {frame.camera}: its pixels do not change; restart its '

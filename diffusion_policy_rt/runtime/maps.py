@@ -51,7 +51,8 @@ class Maps:
         """Run a stage; return its outputs in a rectangle."""
         stage, shape = self._staged.stages[index], self._shapes[index + 1]
         wide = widened(rect, stage.spoiled, shape)
-        made = stage.run(self._patch(index, patch(stage.fields, wide, self._shapes[index])))
+        made = stage.run(self._patch(index, patch(
+            stage.fields[0], stage.field.stride, wide, self._shapes[index])))
         top, left = rect[0] - wide[0], rect[1] - wide[1]
         return made[:, top:top + rect[2] - rect[0], left:left + rect[3] - rect[1]]
 

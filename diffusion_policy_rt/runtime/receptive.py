@@ -65,12 +65,12 @@ def widened(rect: Rect, rim: tuple[int, int], shape: Sequence[int]) -> Rect:
             min(shape[-1], right + rim[1]))
 
 
-def patch(fields: Sequence[ReceptiveField], rect: Rect, shape: Sequence[int]) -> Rect:
+def patch(first: ReceptiveField, stride: int, rect: Rect, shape: Sequence[int]) -> Rect:
     """Return the inputs, of `shape` [.., h, w], that layers on end make the outputs in `rect` of.
 
-    Of what lies outside the shape only the first layer's margin is among them.
+    Of what lies outside the shape only the margin of the `first` one is among them. `stride` is
+    that of all together.
     """
-    first, stride = fields[0], together(fields).stride
     before, after = first.margin, first.extent - first.stride - first.margin
     top, left, bottom, right = (stride * end for end in rect)
     return (top - before, left - before, min(bottom + after, shape[-2] + before),
