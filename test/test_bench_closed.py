@@ -13,12 +13,12 @@ from diffusion_policy_rt.cli.main import main  # noqa: E402
 from diffusion_policy_rt.engines.bundle import read_bundle  # noqa: E402
 from diffusion_policy_rt.replay import bench_closed as closed  # noqa: E402
 from diffusion_policy_rt.replay.bench_cache import BLOCKS, EXACT, NONE  # noqa: E402
-from diffusion_policy_rt.runtime.variants import WARM_START  # noqa: E402
+from diffusion_policy_rt.runtime.warm import ONE_CALL  # noqa: E402
 from diffusion_policy_rt.sim.tasks import PUSHT  # noqa: E402
 from diffusion_policy_rt.train.quantize.run import reexport  # noqa: E402
 
 SEED = 200_000
-TUNED = f'{closed.WARM} {WARM_START:g}'
+TUNED = f'{closed.WARM} {ONE_CALL:g}'
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,7 @@ from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
-from diffusion_policy_rt.runtime.variants import WARM_START
-from diffusion_policy_rt.runtime.warm import REACH
+from diffusion_policy_rt.runtime.warm import ONE_CALL, REACH
 from diffusion_policy_rt.sim.tasks import SimulatedRobot, Task
 
 THRESHOLD = 'all, threshold 6'
@@ -52,7 +51,7 @@ class Closed:
     """Noise of up to this much, of 255, in every pixel that the policy sees."""
     caches: tuple[str, ...] = ()
     """Of `PLAYED`, those to hold against none; all where it names none."""
-    levels: tuple[float, ...] = (WARM_START,)
+    levels: tuple[float, ...] = (ONE_CALL,)
     """Of WARM, in deviations of the data."""
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from diffusion_policy_rt.ros.param import Param, stale_params
 from diffusion_policy_rt.runtime.caches import LEAST_LEVEL
 from diffusion_policy_rt.runtime.settings import LoopSettings
+from diffusion_policy_rt.runtime.variants import WARM_START
+from diffusion_policy_rt.runtime.warm import ONE_CALL
 
 D = LoopSettings()
 SHARE = 'Share of ticks'
@@ -59,7 +61,8 @@ TABLE = [
           'tells which (dprt cache); approximate.', live=True),
     Param('cache.warm_start', 0.0,
           'Noise level, in deviations of the data, to which the last chunk is noised for the next '
-          'plan to go on from it; 0 starts from noise alone, 2 suits plain policies of few steps; '
+          'plan to go on from it; 0 starts from noise alone; for plain, not distilled policies '
+          f'{ONE_CALL:g} suits plans of one step, {WARM_START:g} those of two to four; '
           f'it changes actions; above 0 it is {LEAST_LEVEL:g} or more.', 0, 100, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),

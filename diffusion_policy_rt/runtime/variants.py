@@ -34,7 +34,8 @@ level by level beside plain ddim:
     2, 8                13.8    8.3    9.1   11.3   13.2    jerk [1000 px / s^3]
 
 On 40 other seeds (210000) the scores of ddim and of level 2 do not differ beyond their intervals;
-that the jerk of two calls falls by a third is seen there too (12.6 to 8.5).
+that the jerk of two calls falls by a third is seen there too (12.6 to 8.5). In one call a
+lower level jumps less (`warm.ONE_CALL`).
 """
 
 

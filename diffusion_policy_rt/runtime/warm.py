@@ -6,8 +6,9 @@ Stalling: a plan from a chunk that stands still tends to stand still. Where the 
 `PATIENCE_NS` lie within `REACH` of each other, the next plan starts from noise.
 
 Lag: of data of deviation s, a plan from the last chunk at level w keeps s^2 / (s^2 + w^2) of how
-far that is from where the data are now (the posterior mean of a Gaussian). A level of 2 s leaves
-a fifth of an abrupt change after one plan, a hundredth after three.
+far that is from where the data are now (the posterior mean of a Gaussian). A level of s leaves
+half of an abrupt change after one plan and a hundredth after seven, one of 2 s a fifth and a
+hundredth after three.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ import numpy as np
 
 from diffusion_policy_rt.runtime.chunk import Chunk
 
+ONE_CALL = 1.0
+"""The level for plans of one network call [deviations of the data].
+
+Chosen with the teacher of Push-T on 31 to 47 seeds from 200000 (docs/results/caching.md): from 0.8
+down fewer episodes succeed than from noise, from 1.3 up a plan's first action jumps further from
+what the last chunk had due then.
+"""
 PATIENCE_NS = 1_000_000_000
 """How long targets may stand before a plan starts from noise [ns]."""
 REACH = 0.02
