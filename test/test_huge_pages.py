@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_policy_rt.engines.pages import HUGE, LARGE, spans, use_huge_pages
+from diffusion_policy_rt.engines.pages import HUGE, spans, use_huge_pages
 
 LINE = '{:x}-{:x} {} 00000000 00:00 {}   {}'
 
@@ -29,15 +29,11 @@ def test_files_shared_and_read_only_memory_and_stacks_are_left_alone(access, ino
     assert list(spans([LINE.format(0, 8 * HUGE, 'rw-p', 0, '[heap]')]))
 
 
-def test_what_a_cache_holds_is_not_moved():
-    assert use_huge_pages(LARGE - 1) == 0
-
-
 def test_values_stay_what_they_were():
     memory = mmap.mmap(-1, 4 * HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     values = np.frombuffer(memory, np.int64)
     values[:] = np.arange(len(values))
-    moved = use_huge_pages(LARGE)
+    moved = use_huge_pages()
     assert (values == np.arange(len(values))).all()
     if not moved:
         pytest.skip('this system has no huge pages that a process may ask for')

@@ -93,7 +93,7 @@ class OnnxEngine:
         for fresh in {call for found in self._schedules.values() for call in found.fresh}:
             bundle.path(f'{masked_part(fresh)}.onnx')  # opened when first needed, missed now
         self.dtypes = {part: summary(layers) for part, layers in self.executed.items()}
-        use_huge_pages(sum(tensor.length for tensor in stored.values()))
+        use_huge_pages()
 
     def _open(self, graph: str) -> list[Layer]:
         """Load a graph; return its products."""

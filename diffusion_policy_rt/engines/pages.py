@@ -1,7 +1,8 @@
 """Weights in huge pages: what streams through the processor at every call is read faster.
 
-A processor fetches ahead within a page and translates each page's address. Where the system gives
-huge pages to those who ask (`madvise`), nobody asks for what an engine has allocated.
+A processor fetches ahead within a page and translates each page's address, which costs most where
+plans are far apart and other programs run between them. Where the system gives huge pages to those
+who ask (`madvise`), nobody asks for what an engine has allocated.
 """
 
 from __future__ import annotations
@@ -14,18 +15,16 @@ from pathlib import Path
 
 HUGE = 1 << 21
 """Bytes of a huge page, of x86-64 and of Arm with pages of 4 KiB."""
-LARGE = 1 << 26
-"""Bytes of weights from which on they are read from memory, not from the caches."""
 COLLAPSE = 25
 """MADV_COLLAPSE of Linux 6.1: move what is there already."""
 
 
-def use_huge_pages(weights: int) -> int:
+def use_huge_pages() -> int:
     """Move this process's large allocations into huge pages; return the bytes that were.
 
-    None of them for `weights` [bytes] that a cache holds, or where the system does not do it.
+    None of them where the system does not do it.
     """
-    if weights < LARGE or not sys.platform.startswith('linux') or mmap.PAGESIZE != 4096:
+    if not sys.platform.startswith('linux') or mmap.PAGESIZE != 4096:
         return 0
     libc = ctypes.CDLL(None)
     libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
