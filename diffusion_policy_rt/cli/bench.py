@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'has; may be repeated (default: all)')
     parser.add_argument('--level', action='append', metavar='L', type=float,
                         help='--episodes: a level of the warm start, in deviations of the data; '
-                             'may be repeated (default: that for one network call, 1)')
+                             'may be repeated (default: that for one network call, 0.85)')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
                         help='--episodes: processes (default: one per core)')
     parser.add_argument('--plot', metavar='FILE.png',

@@ -169,9 +169,9 @@ def bench_closed(what: Closed, seeds: Sequence[int], workers: int,
     """Return one row per cache; `difference` is the mean paired one of the score to no cache.
 
     `unchanged` is the share of episodes whose actions are those without cache, bit for bit; the
-    hit ratios are those of the process that played the last episode. `turn_p50` is the median
-    [unit] of how far a plan's first action is from what the last chunk had due then, `stood_s` the
-    longest that any episode's targets stayed within `runtime.warm.REACH` [s].
+    hit ratios are those of the process that played the last episode. `turn_p50` and `turn_mean`
+    tell [unit] how far a plan's first action is from what the last chunk had due then, `stood_s`
+    the longest that any episode's targets stayed within `runtime.warm.REACH` [s].
     """
     caches = playable(what)
     played = list(bar(in_processes(_prepare, (what, caches), _work, seeds,
@@ -189,12 +189,13 @@ def _row(ours: list[dict[str, Any]], none: list[dict[str, Any]],
     found, pair = summarise(ours), paired_difference(ours, none)
     same = [a['targets'] == b['targets'] for a, b in zip(ours, none)]
     known = {name: share for name, share in told.items() if share == share}  # not of nothing
+    turns = np.concatenate([one['turns'] for one in ours])
     tiles = [share for name, share in known.items()
              if name.startswith('tiles.') and name.endswith('.hit_ratio')]
     return {**{key: found[key] for key in (
         'episodes', 'mean_max_coverage', 'ci95', 'success_rate', 'jerk')},
         'difference': pair['difference'], 'difference_ci95': pair['ci95'],
         'unchanged': float(np.mean(same)), 'stood_s': max(one['stood'] for one in ours),
-        'turn_p50': float(np.median(np.concatenate([one['turns'] for one in ours]))),
+        'turn_p50': float(np.median(turns)), 'turn_mean': float(np.mean(turns)),
         'hit_ratio': next(iter(tiles), None),
         'blocks_hit_ratio': known.get('blocks.hit_ratio')}
