@@ -162,13 +162,14 @@ def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, stream=False, t
         task(world) if distil else objective(world.building() if built else None), None)
     run = given, how(), world, 3, Path(out) / 'policy.ckpt', 'run'
     made = DistillTrainer(*run) if distil else Trainer(*run, feed=feed)
-    step = made.train_step
+    step, taken = made.train_step, []
 
     def watched():
         if (world.rank, made.step) == tuple(kill):
             os._exit(9)
         if made.step == stop:
             raise KeyboardInterrupt
+        taken.append(made.step)
         return step()
 
     made.train_step = watched
@@ -184,6 +185,7 @@ def main(out, distil=False, kill=(-1, -1), stop=-1, built=False, stream=False, t
     held = sum(getattr(p, 'to_local', lambda p=p: p)().numel()
                for p in made.module.parameters())
     print(json.dumps({'train': made.history.train, 'validation': made.history.validation,
+                      'steps': taken,
                       'held': held, 'all': sum(p.numel() for p in made.module.parameters())}))
 
 

@@ -1,6 +1,8 @@
 """Distillers against closed forms: a Gaussian and two of them, whose denoiser is known exactly."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from diffusion_policy_rt.train.distill.dmd import RectifiedFlow, flow_time  # no
 from diffusion_policy_rt.train.distill.methods import METHODS, every_nth  # noqa: E402
 from diffusion_policy_rt.train.distill.networks import Networks  # noqa: E402
 from diffusion_policy_rt.train.distill.onedp import OneDP, OneDPOptions  # noqa: E402
+from diffusion_policy_rt.train.distributed import World  # noqa: E402
 from diffusion_policy_rt.train.ema import EMA  # noqa: E402
 
 torch.set_num_threads(1)
@@ -354,6 +357,54 @@ def test_the_teacher_is_no_distance_from_itself():
                      schedules={n: Schedule('ddim', tuple(np.geomspace(10, 0.02, n)))
                                 for n in (8, 16)})
     conditions = torch.zeros(40, spec.cond_dim)
-    measures = Comparison(GAUSSIAN, spec, conditions).measure(GAUSSIAN, spec)
+    alone = World(0, 1, torch.device('cpu'))
+    measures = Comparison(GAUSSIAN, spec, conditions, alone, 256).measure(GAUSSIAN, spec)
     assert set(measures) == {'energy_8', 'spread_8', 'energy_16', 'spread_16'}
     assert abs(measures['energy_16']) < 0.02 and abs(measures['spread_16'] - 1) < 0.15
+
+
+def worlds(size):
+    """Return what the processes of one run, here threads, know of each other."""
+    held, barrier = {}, threading.Barrier(size)
+
+    class Peer(World):
+        def joined(self, part, counts):
+            held[self.rank] = part
+            barrier.wait(10)
+            made = np.concatenate([held[rank] for rank in range(size)])
+            barrier.wait(10)
+            return made
+
+    return [Peer(rank, size, torch.device('cpu')) for rank in range(size)]
+
+
+class Counted:
+    """Samples lie about their condition; `chunks` counts those of each call."""
+
+    def __init__(self):
+        self.chunks = []
+
+    def __call__(self, x, sigma, cond, stop=None):
+        self.chunks.append(len(x))
+        mean = wide(cond[:, 0])
+        return mean + GAUSSIAN(x - mean, sigma, cond)
+
+
+def compared(world, most_chunks):
+    """Return what a process measures, and the chunks of its calls."""
+    spec, denoiser = tiny_spec(horizon=4, n_obs=1, steps=(1, 4), clip=None, schedules={
+        n: Schedule('renoise', tuple(np.geomspace(10, 0.02, n))) for n in (1, 4)}), Counted()
+    conditions = torch.arange(6.0)[:, None].expand(6, spec.cond_dim)
+    return Comparison(denoiser, spec, conditions, world, most_chunks).measure(
+        denoiser, spec), denoiser.chunks
+
+
+@pytest.mark.parametrize('size, most_chunks, parts', [
+    (1, 50, 2), (1, 1, 16), (2, 96, 2), (3, 30, 4), (5, 96, 8), (20, 96, 16)])
+def test_processes_draw_parts_of_the_same_samples_and_each_as_often(size, most_chunks, parts):
+    expected, _ = compared(World(0, 1, torch.device('cpu')), 96)
+    with ThreadPoolExecutor(size) as pool:
+        made = list(pool.map(compared, worlds(size), [most_chunks] * size))
+    for measures, chunks in made:
+        assert measures == pytest.approx(expected, rel=1e-6, abs=1e-9)
+        assert chunks == [96 // parts] * (9 * math.ceil(parts / size))

@@ -98,9 +98,11 @@ def test_a_killed_run_says_so_and_goes_on_in_one_process_and_then_in_four(tmp_pa
     assert code and nine == 9  # gloo's own threads may abort the process that is left
     assert 'process 0 of 2 lost another one' in said and 'start the same command again' in said
     part, = peers.results(peers.finish(peers.start(1, tmp_path, shard=True, stop=7)))
+    assert part['steps'] == [4, 5, 6]  # of what was done only the epoch under way is lost
     np.testing.assert_allclose(part['train'], expected.history.train[:3], rtol=TOLERANCE)
     for result in peers.results(peers.finish(peers.start(
             4, tmp_path, shard=True, accumulate=2, recompute=True))):
+        assert result['steps'] == [6, 7]
         check(tmp_path, result, expected, whole)
     facts = json.loads(next(tmp_path.glob('policy.shards/*/run.json')).read_text())
     assert facts['step'] == 8 and len(list(tmp_path.glob('policy.shards/*'))) == 1
@@ -113,6 +115,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(t
     left = sorted(path.name for path in tmp_path.glob('policy.shards/*'))
     assert nine == 9 and left == ['000000002', '000000004']
     result, = peers.results(peers.finish(peers.start(1, tmp_path, shard=True)))
+    assert result['steps'] == [2, 3, 4, 5, 6, 7]
     check(tmp_path, result, expected, whole)
 
 

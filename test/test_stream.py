@@ -131,18 +131,20 @@ def test_a_streamed_run_goes_on_from_two_processes_in_one_and_then_in_four(tmp_p
     whole = expected.run('test').state_dict()
     peers.results(peers.finish(two))
     one = alone(tmp_path, save_every=1)
-    step = one.train_step
+    step, taken = one.train_step, []
 
     def killed():
         if one.step == 5:  # in the middle of an epoch
             raise KeyboardInterrupt
+        taken.append(one.step)
         return step()
 
     one.train_step = killed
     with pytest.raises(KeyboardInterrupt):
         one.run('test')
-    assert len(one.history.train) == 2
+    assert taken == [3, 4] and len(one.history.train) == 2
     for result in peers.results(peers.finish(peers.start(4, tmp_path, stream=True))):
+        assert result['steps'] == [5, 6, 7]
         np.testing.assert_allclose(result['train'], expected.history.train, rtol=1e-4)
         np.testing.assert_allclose(result['validation'], expected.history.validation, rtol=1e-4)
     made = torch.load(tmp_path / 'whole.pt', weights_only=True)

@@ -80,6 +80,7 @@ def test_a_run_that_was_killed_and_resumed_is_the_run_that_was_not(tmp_path, mak
     expected = whole.run('test')
     killed(make(0), tmp_path / 'killed', step=5)  # in the third of four epochs of two steps
     resumed = trainer(make(99), tmp_path / 'killed')  # other first weights: none must be left
+    assert resumed.resume() and resumed.step == 4  # only the epoch under way is lost
     result = resumed.run('test')
     assert resumed.step == whole.step == 8
     for curve in ('train', 'validation'):

@@ -2,11 +2,12 @@
 """How much memory each process takes to build what it trains, sharded.
 
     torchrun --nproc-per-node 2 tools/shard_memory.py --params 100M [--whole]
-    torchrun --nproc-per-node 2 tools/shard_memory.py --teacher P --data DIR [--method M]
+    torchrun --nproc-per-node 2 tools/shard_memory.py --teacher P --data DIR [--sets N]
 
 The first builds a transformer and its average; `--whole` builds the network whole in each process
 first, as it was done before blocks were sharded while they are built. The second builds all that
-`dprt distill` trains: teacher, student, its average, and the critic where the method has one.
+`dprt distill` trains: teacher, student, its average, and the critic where the method has one; and
+samples the teacher under N observations, as students are compared with it.
 """
 
 from __future__ import annotations
@@ -52,8 +53,7 @@ def build(args: argparse.Namespace, world: World) -> list[nn.Module]:
 def build_distillation(args: argparse.Namespace, world: World) -> list[nn.Module]:
     """Build what a distillation trains."""
     recipe = load_distill_recipe(f'distill_{args.method.replace("-", "_")}', args.method)
-    # samples of one observation: what is computed is not what is weighed here
-    recipe = replace(recipe, train=replace(recipe.train, validation_sets=1))
+    recipe = replace(recipe, train=replace(recipe.train, validation_sets=args.sets))
     with tempfile.TemporaryDirectory() as folder:
         run = Distillation(read_bundle(args.teacher), recipe, [args.data], Path(folder), 0, world)
         made = DistillTrainer(run, recipe.train, world, 0, Path(folder) / 'none.ckpt', 'none')
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument('--teacher')
     parser.add_argument('--data')
     parser.add_argument('--method', default='onedp-s')
+    parser.add_argument('--sets', type=int, default=48)
     args = parser.parse_args()
     torch.set_num_threads(1)
     world, before = join(Strategy(shard=True)), peak_rss()

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from diffusion_policy_rt.spec import PolicySpec
 from diffusion_policy_rt.train.distill.denoiser import Denoiser, rollout
+from diffusion_policy_rt.train.distributed import World
+from diffusion_policy_rt.train.share import BatchShare
 
 
 def energy_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -34,21 +36,50 @@ def spread_ratio(a: np.ndarray, b: np.ndarray) -> float:
 
 
 class Comparison:
-    """The teacher's samples under some conditions, and what students are measured by them."""
+    """The teacher's samples under some conditions, and what students are measured by them.
 
-    def __init__(self, teacher: Denoiser, spec: PolicySpec, conditions: Tensor,
-                 samples: int = 16) -> None:
-        """`conditions` [M, C]; the teacher samples by its most steps up to 16."""
-        self.sets, self.shape = len(conditions), (spec.horizon, len(spec.action))
-        self.cond = conditions.repeat_interleave(samples, 0)
+    Samples are drawn in parts of few chunks, which the processes share: what is compared takes no
+    more memory than a step of training, and is the same in however many processes.
+    """
+
+    def __init__(self, teacher: Denoiser, spec: PolicySpec, conditions: Tensor, world: World,
+                 most_chunks: int, samples: int = 16) -> None:
+        """`conditions` [M, C]; the teacher samples by its most steps up to 16.
+
+        No process draws more than `most_chunks` at a time, or one of each condition.
+        """
+        self.world, self.samples = world, samples
+        self.shape = (spec.horizon, len(spec.action))
+        least = max(world.size, len(conditions) * samples / most_chunks)
+        self.parts = next(n for n in range(1, samples + 1)
+                          if samples % n == 0 and n >= min(least, samples))
+        self.cond = conditions.repeat_interleave(samples // self.parts, 0)
         most = max((n for n in spec.steps if n <= 16), default=min(spec.steps))
         self.expected = self._samples(teacher, spec, most, 0)
 
     def _samples(self, denoiser: Denoiser, spec: PolicySpec, steps: int,
                  seed: int) -> np.ndarray:
-        noise = np.random.default_rng(seed).standard_normal((len(self.cond), *self.shape))
-        return rollout(denoiser, spec, steps, noise, self.cond).reshape(
-            self.sets, len(self.cond) // self.sets, -1)
+        """Return samples [M, K, D]; called by all processes.
+
+        A sharded network must be called as often by each: where parts are left over for some,
+        the others draw one again.
+        """
+        world, rows = self.world, len(self.cond)
+        turns = -(-self.parts // world.size)
+        own = [self._part(denoiser, spec, steps, seed, part % self.parts)
+               for part in range(world.rank, turns * world.size, world.size)]
+        dealt = world.joined(np.concatenate(own), [turns * rows] * world.size)
+        parts = dealt.reshape(world.size, turns, rows, -1).swapaxes(0, 1).reshape(
+            turns * world.size, rows, -1)[:self.parts]
+        return parts.swapaxes(0, 1).reshape(-1, self.samples, dealt.shape[-1])
+
+    def _part(self, denoiser: Denoiser, spec: PolicySpec, steps: int, seed: int,
+              part: int) -> np.ndarray:
+        """Return every `parts`-th of all samples, from the `part`-th on, [M K / parts, D]."""
+        noise = BatchShare((seed,), part, self.parts).standard_normal(
+            (len(self.cond), *self.shape))
+        return rollout(denoiser, spec, steps, noise, self.cond,
+                       BatchShare((0,), part, self.parts)).reshape(len(noise), -1)
 
     def measure(self, student: Denoiser, spec: PolicySpec) -> dict[str, float]:
         """Return `energy_K` and `spread_K` for every step count K that the student serves."""

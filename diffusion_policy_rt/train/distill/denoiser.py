@@ -71,12 +71,14 @@ def jump(denoiser: Denoiser, x: Tensor, sigma: np.ndarray, stop: np.ndarray,
 
 @torch.no_grad()
 def rollout(denoiser: Denoiser, spec: PolicySpec, steps: int, noise: np.ndarray,
-            cond: Tensor) -> np.ndarray:
-    """Sample chunks by the runtime's own sampler: [B, H, A] from noise [B, H, A], cond [B, C]."""
+            cond: Tensor, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Sample chunks by the runtime's own sampler: [B, H, A] from noise [B, H, A], cond [B, C].
+
+    `rng` draws the noise between steps (default: seed 0).
+    """
     def denoise(x: np.ndarray, sigma: float, stop: float) -> np.ndarray:
         level = np.full(len(x), sigma)
         estimate = denoiser(torch.from_numpy(x).to(cond), level, cond, np.full(len(x), stop))
         return estimate.double().cpu().numpy()
 
-    return sample(denoise, spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip,
-                  np.random.default_rng(0))
+    return sample(denoise, spec.schedule(steps), noise, spec.precond.sigma_data, spec.clip, rng)

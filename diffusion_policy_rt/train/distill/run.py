@@ -100,7 +100,8 @@ class Distillation:
         with world.compute():
             self.comparison = Comparison(
                 NetworkDenoiser(self.teacher.denoiser, teacher.spec.precond, self.layout),
-                teacher.spec, without_prefix(self.layout, self.observed[self.compared]))
+                teacher.spec, without_prefix(self.layout, self.observed[self.compared]), world,
+                max(1, recipe.train.batch_size // world.parts))
         self.history = History()
 
     def _read(self, teacher: Bundle, plan: Recipe, paths: Sequence[str | Path]) -> None:
