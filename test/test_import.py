@@ -12,9 +12,9 @@ from diffusion_policy_rt.engines.torch_engine import TorchNetworks  # noqa: E402
 from diffusion_policy_rt.runtime.frame import to_input  # noqa: E402
 from diffusion_policy_rt.runtime.observation import observed  # noqa: E402
 from diffusion_policy_rt.runtime.sampler import sample  # noqa: E402
-from diffusion_policy_rt.train.importing.assemble import (  # noqa: E402
-    Robot, make_policy, make_spec)
+from diffusion_policy_rt.train.importing.assemble import Robot, make_spec  # noqa: E402
 from diffusion_policy_rt.train.importing.lerobot import read_lerobot  # noqa: E402
+from diffusion_policy_rt.train.importing.networks import make_policy  # noqa: E402
 
 CASES = list(rebuild.cases())
 

@@ -107,6 +107,12 @@ SPOILED = {
     'another prediction': (lambda f: change(f, prediction_type='v'), "'v'"),
     'other weights': (lambda f: change(f, down_dims=[16, 64]), 'belong together'),
     'a width that is missing': (lambda f: change(f, n_obs_steps=None), 'n_obs_steps'),
+    'a word for a number': (lambda f: change(f, horizon='16'), 'horizon must be a whole number'),
+    'features of another form': (lambda f: change(f, input_features=['image']),
+                                 'each with a type'),
+    'more actions than the chunk has': (lambda f: change(f, n_action_steps=40), 'n_action_steps'),
+    'processors of another form': (lambda f: (f / 'policy_preprocessor.json').write_text(
+        '{"steps": 5}'), 'of a form'),
     'no statistics': (lambda f: [p.unlink() for p in f.glob('policy_p*')], '--data'),
     'a truncated file': (lambda f: (f / 'model.safetensors').write_bytes(b'1234'), 'copy'),
     'no weights': (lambda f: (f / 'model.safetensors').unlink(), 'model.safetensors'),

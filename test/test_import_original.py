@@ -19,8 +19,8 @@ from diffusion_policy_rt.errors import BundleError  # noqa: E402
 from diffusion_policy_rt.runtime.frame import to_input  # noqa: E402
 from diffusion_policy_rt.runtime.observation import observed  # noqa: E402
 from diffusion_policy_rt.runtime.sampler import sample  # noqa: E402
-from diffusion_policy_rt.train.importing.assemble import (  # noqa: E402
-    Robot, make_policy, make_spec)
+from diffusion_policy_rt.train.importing.assemble import Robot, make_spec  # noqa: E402
+from diffusion_policy_rt.train.importing.networks import make_policy  # noqa: E402
 from diffusion_policy_rt.train.importing.original import read_original  # noqa: E402
 from diffusion_policy_rt.train.importing.original_config import kind_of  # noqa: E402
 
@@ -88,6 +88,16 @@ def test_gives_the_chunk_that_the_original_code_gives(name, tmp_path):
                  source.sampling.steps)
     expected = np.array(CASES[name]['chunk'])
     assert np.abs(chunk - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
+def test_cameras_may_swap_their_names(tmp_path):
+    case = CASES['image_separate']
+    source = read_original(save(tmp_path / 'latest.ckpt', 'image_separate', trained=True))
+    spec = make_spec(source, Robot(10.0, cameras={'front': 'wrist', 'wrist': 'front'}), 'imported')
+    model = {'encoder': source.encoder, 'denoiser': source.denoiser}
+    chunk = plan(source, spec, TorchNetworks(make_policy(source, spec, model)), case,
+                 source.sampling.steps)
+    assert np.allclose(chunk, case['chunk'], atol=1e-5 * np.abs(case['chunk']).max())
 
 
 class Harm:

@@ -1,9 +1,9 @@
 """docs/your_robot.md as a user walks it: from a foreign checkpoint to a running node."""
 
 import json
+import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def data(folder):
 def recording(path):
     """Write what a robot published while a person drove it; return the bag."""
     types, found = bags.TYPES, []
-    for k in range(15):
+    for k in range(40):
         stamp = START + k * STEP
         at = stamp + bags.LATE_NS
         found += [(f'/camera/{name}/image_raw', bags.IMAGE, at,
@@ -85,8 +85,9 @@ def walked(tmp_path_factory):
     bag = recording(folder / 'bag')
     say('tune', '--policy', folder / 'mine', '--quantized', folder / 'int8', '--deadline', '10s',
         '--bag', bag, '--repeats', 5, '--steps', 1, '--out', folder / 'tuned')
-    say('replay', bag, '--policy', folder / 'tuned/bundle', '--steps', 1, '--latency', '1ms',
-        '--out', folder / 'replayed', '--json', folder / 'replayed.json')
+    say('replay', bag, '--policy', folder / 'tuned/bundle', '--policy', folder / 'int8',
+        '--steps', 1, '--latency', '1ms', '--out', folder / 'replayed',
+        '--json', folder / 'replayed.json')
     return folder
 
 
@@ -100,35 +101,27 @@ def test_the_policy_has_the_robots_names_all_the_way(walked):
 
 def test_the_rehearsal_saw_both_cameras_and_acted(walked):
     result = json.loads((walked / 'replayed.json').read_text())
-    assert result['ticks'] > 10 and result['rungs']['fresh'] > 0 and result['matched'] > 0
+    for one in result['policies']:  # as tuned, and in 8 bits
+        assert one['ticks'] > 10 and one['rungs']['fresh'] > 0 and one['matched'] > 0
     assert result['latency_s'] is not None and (walked / 'replayed/report/index.html').is_file()
 
 
-LAUNCH = """
-import sys
-from launch import LaunchDescription, LaunchService
-from launch.actions import IncludeLaunchDescription
-from launch.launch_description_sources import PythonLaunchDescriptionSource
-file, *given = sys.argv[1:]
-service = LaunchService()
-service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
-    PythonLaunchDescriptionSource(file),
-    launch_arguments=[tuple(word.split(':=', 1)) for word in given])]))
-sys.exit(service.run())
-"""
-"""What `ros2 launch` does with a file and its arguments."""
-
-
 class Launched(Running):
-    """The shipped launch file, run by launch itself, which configures and activates."""
+    """`ros2 launch` of the shipped file, which configures and activates."""
 
     def __init__(self, log, **arguments):
         self.log = log
         words = [f'{name}:={value}' for name, value in arguments.items()]
         with log.open('wb') as file:
             self._process = subprocess.Popen(
-                [sys.executable, '-c', LAUNCH, str(find('launch/policy.launch.py')), *words],
+                ['ros2', 'launch', 'diffusion_policy_rt', 'policy.launch.py', *words],
                 stdout=file, stderr=subprocess.STDOUT)
+
+
+def ros2(*words):
+    """Run a command of ROS 2, which must end well; return what it says."""
+    return subprocess.run(['ros2', *words], check=True, capture_output=True, text=True,
+                          timeout=PATIENCE_S).stdout
 
 
 def robot_file(config, folder):
@@ -161,21 +154,37 @@ def activate(walker, node):
     raise AssertionError(node.lines())
 
 
-def act(node, bag, kind, log):
-    """Play the bag to the node, then end it; return its last actions, of the arm and the claw."""
-    arm, claw, player = [], [], None
+def listen(walker, kind, topic):
+    """Return a list that takes the messages of a topic."""
+    heard = []
+    walker.create_subscription(kind, topic, heard.append, 10)
+    return heard
+
+
+def until(walker, *heard):
+    """Spin until each list has a message, or patience ends; return whether they have."""
+    for _ in range(10 * PATIENCE_S):
+        rclpy.spin_once(walker, timeout_sec=0.1)
+        if all(heard):
+            break
+    return all(heard)
+
+
+def act(node, bag, kind, log, then=lambda walker: None):
+    """Play the bag to the node, and end it; return its last actions, of the arm and the claw.
+
+    `then` is called between, with a node of the test.
+    """
+    player = None
     rclpy.init()
     try:
         walker = rclpy.create_node('walker')
-        walker.create_subscription(kind, '/policy/shadow_action', arm.append, 10)
-        walker.create_subscription(Float64MultiArray, '/policy/shadow_gripper_action',
-                                   claw.append, 10)
+        arm = listen(walker, kind, '/policy/shadow_action')
+        claw = listen(walker, Float64MultiArray, '/policy/shadow_gripper_action')
         activate(walker, node)
         player = Running('bag_player', log, bag=bag, rate=0.25)
-        for _ in range(10 * PATIENCE_S):
-            rclpy.spin_once(walker, timeout_sec=0.1)
-            if arm and claw:
-                break
+        if until(walker, arm, claw):
+            then(walker)
     finally:
         rclpy.try_shutdown()
         node.signal(signal.SIGINT)
@@ -189,7 +198,8 @@ def act(node, bag, kind, log):
 @pytest.mark.parametrize('config', ['policy_trajectory', 'policy_forward'])
 def test_the_node_runs_it_by_the_shipped_configuration(walked, tmp_path, config):
     kind = JointTrajectory if config == 'policy_trajectory' else Float64MultiArray
-    node = Running('policy_node', tmp_path / 'log', policy=walked / 'tuned/bundle',
+    policy = {'policy_trajectory': 'tuned/bundle', 'policy_forward': 'int8'}[config]
+    node = Running('policy_node', tmp_path / 'log', policy=walked / policy,
                    use_sim_time='true', max_steps=1, files=[robot_file(config, tmp_path)])
     arm, claw = act(node, walked / 'bag', kind, tmp_path / 'player.log')
     assert len(claw.data) == 1
@@ -199,13 +209,26 @@ def test_the_node_runs_it_by_the_shipped_configuration(walked, tmp_path, config)
         assert len(arm.data) == 2
 
 
-def test_launch_starts_it_by_the_shipped_file(walked, tmp_path):
-    pytest.importorskip('launch_ros', reason='launch_ros is not installed; on a ROS 2 machine: '
-                                             'apt install ros-$ROS_DISTRO-launch-ros')
+def test_ros2_launch_starts_it_dry_and_lets_it_move(walked, tmp_path):
+    pytest.importorskip('ros2launch', reason='ros2 launch is not installed; on a ROS 2 machine: '
+                                             'apt install ros-$ROS_DISTRO-ros-base')
     index = pytest.importorskip('ament_index_python', reason='launch finds nodes by the index')
-    if not index.has_resource('packages', 'diffusion_policy_rt'):
+    if not shutil.which('ros2') or not index.has_resource('packages', 'diffusion_policy_rt'):
         pytest.skip('the package is in no prefix where launch looks: colcon build, and source it')
+    topic = '/arm_controller/joint_trajectory'
     node = Launched(tmp_path / 'log', policy=walked / 'tuned/bundle', use_sim_time='true',
-                    params_file=robot_file('policy_trajectory', tmp_path))
-    arm, claw = act(node, walked / 'bag', JointTrajectory, tmp_path / 'player.log')
-    assert arm.joint_names == ACTIONS[:2] and len(claw.data) == 1
+                    params_file=robot_file('policy_trajectory', tmp_path), action_topic=topic)
+    moves = []
+
+    def move(walker):
+        heard = listen(walker, JointTrajectory, topic)
+        for _ in range(10):
+            rclpy.spin_once(walker, timeout_sec=0.1)
+        assert not heard, 'a dry run moves nothing'
+        ros2('param', 'set', '/policy', 'enable_output', 'true')
+        assert until(walker, heard)
+        moves.extend(heard)
+        assert 'success=True' in ros2('service', 'call', '/policy/stop', 'std_srvs/srv/Trigger')
+
+    arm, claw = act(node, walked / 'bag', JointTrajectory, tmp_path / 'player.log', move)
+    assert arm.joint_names == moves[0].joint_names == ACTIONS[:2] and len(claw.data) == 1

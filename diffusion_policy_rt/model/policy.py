@@ -31,7 +31,8 @@ def _make(kinds: Mapping[str, type], config: Mapping[str, Any], what: str, **sha
     try:
         return kinds[kind](**shape, **options)
     except (TypeError, ValueError) as error:
-        raise SpecError(f'{what} {kind}: {error}') from error
+        said = str(error).partition('\n')[0]  # torch adds its stack
+        raise SpecError(f'{what} {kind}: {said}') from error
 
 
 def make_encoder(config: Mapping[str, Any]) -> nn.Module:

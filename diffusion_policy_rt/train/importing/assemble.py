@@ -5,23 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from diffusion_policy_rt.engines.bundle import Bundle
 from diffusion_policy_rt.errors import BundleError
-from diffusion_policy_rt.model.policy import Policy
 from diffusion_policy_rt.spec import ActionSpec, CameraSpec, PolicySpec, VectorSpec
 from diffusion_policy_rt.train.export import export_bundle
+from diffusion_policy_rt.train.importing.networks import make_policy
 from diffusion_policy_rt.train.importing.sampling import precond, schedules
 from diffusion_policy_rt.train.importing.source import Camera, Source
 from diffusion_policy_rt.train.importing.streams import stream_recipe
 from diffusion_policy_rt.train.importing.statistics import Affine
-from diffusion_policy_rt.train.importing.weights import reorder_condition
 
 REACH = 10.0
 """Bound of the actions of a sampler that does not clip, in normalised units."""
@@ -93,49 +90,6 @@ def _vector(values: Affine, names: Sequence[str], what: str, unit: str, reach: f
     return {'names': tuple(names), 'units': (unit,) * count, 'offset': tuple(values.offset),
             'scale': tuple(values.scale), 'low': tuple(values.offset - span),
             'high': tuple(values.offset + span)}
-
-
-def make_policy(source: Source, spec: PolicySpec, model: Mapping[str, Any]) -> Policy:
-    """Build the networks with the source's weights; BundleError where these do not fit."""
-    policy = Policy(spec, model)
-    weights = {name: tensor.contiguous() for name, tensor in reorder_condition(
-        _named(source, spec), source.denoiser.get('step_dim', 0), source.n_obs,
-        columns(source)).items()}
-    wanted = policy.state_dict()
-    odd = sorted(wanted.keys() ^ weights.keys()) or [
-        name for name in wanted if wanted[name].shape != weights[name].shape]
-    if odd:
-        have, want = (list(of[odd[0]].shape) if odd[0] in of else 'nothing'
-                      for of in (weights, wanted))
-        raise BundleError(f'{source.title}: the weights hold {have} at {odd[0]}, the '
-                          f'configuration wants {want}; they must belong together')
-    if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
-        raise BundleError(f'{source.title}: a weight is not finite; take another checkpoint')
-    policy.load_state_dict(weights)
-    return policy.eval()
-
-
-def _named(source: Source, spec: PolicySpec) -> dict[str, torch.Tensor]:
-    """Return the weights with the cameras by our names."""
-    named = dict(source.weights)
-    for ours, camera in zip(spec.cameras, source.cameras):
-        head = f'encoders.{camera.key}.'
-        for name in [n for n in source.weights if n.startswith(head)]:
-            del named[name]
-        named |= {f'encoders.{ours.name}.{name.removeprefix(head)}': tensor
-                  for name, tensor in source.weights.items() if name.startswith(head)}
-    return named
-
-
-def columns(source: Source) -> list[int]:
-    """Return, for each value of our condition at one instant, its place in the source's."""
-    sizes = {camera.key: source.latent_dim for camera in source.cameras}
-    sizes |= {key: len(values.offset) for key, values in source.state.items()}
-    starts, width = {}, 0
-    for key in source.order:
-        starts[key], width = width, width + sizes[key]
-    return list(chain.from_iterable(range(starts[key], starts[key] + sizes[key])
-                                    for key in sizes))
 
 
 def write(source: Source, robot: Robot, folder: Path, provenance: Mapping[str, Any]) -> Bundle:

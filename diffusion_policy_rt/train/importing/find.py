@@ -13,6 +13,8 @@ from diffusion_policy_rt.train.importing.source import Source
 
 KINDS = ('the folder of a LeRobot diffusion policy (config.json, model.safetensors), or a .ckpt '
          'file of the original Diffusion Policy')
+ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What values of another form than they have in checkpoints lead to."""
 
 
 def read_source(name: str, measured: Statistics | None = None) -> Source:
@@ -20,18 +22,36 @@ def read_source(name: str, measured: Statistics | None = None) -> Source:
 
     BundleError for what is neither. The statistics of the latter are always its own.
     """
-    path = Path(name).expanduser()
-    if not path.exists() and re.fullmatch(r'[\w.-]+/[\w.-]+', name):
-        path = download(name)
-    if not path.exists():
-        raise BundleError(f'{path}: there is no such file or folder; give {KINDS}')
-    if path.is_file():
-        return read_original(path)
-    if (path / 'config.json').is_file():
-        return read_lerobot(path, measured)
-    nested = path / 'pretrained_model'
-    if (nested / 'config.json').is_file():  # LeRobot's training puts it one folder down
-        return read_lerobot(nested, measured)
+    path = locate(name)
+    if path.is_file() and path.suffix in ('.json', '.safetensors'):
+        raise BundleError(f'{path} is one file of a policy; give the folder that holds it')
+    try:
+        return read_original(path) if path.is_file() else read_lerobot(holding(path), measured)
+    except ODD as error:
+        why = ' '.join(f'{type(error).__name__}: {error}'.split())[:160]
+        raise BundleError(f'{path} has values of a form that no supported checkpoint has ({why}); '
+                          f'copy it again, or give {KINDS}') from error
+
+
+def locate(name: str) -> Path:
+    """Return the path of a file or folder, which is fetched from the hub where there is none."""
+    try:
+        path = Path(name).expanduser()
+        if not path.exists() and re.fullmatch(r'[\w.-]+/[\w.-]+', name):
+            path = download(name)
+        if path.exists():
+            return path
+        reason = 'there is no such file or folder'
+    except (OSError, RuntimeError) as error:  # too long a name; the home of nobody
+        reason = getattr(error, 'strerror', None) or str(error)
+    raise BundleError(f'{name[:200]}: {reason}; give {KINDS}')
+
+
+def holding(path: Path) -> Path:
+    """Return the folder of the configuration: LeRobot's training puts it one folder down."""
+    for folder in (path, path / 'pretrained_model'):
+        if (folder / 'config.json').is_file():
+            return folder
     raise BundleError(f'{path} holds no policy that can be imported; give {KINDS}')
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from diffusion_policy_rt.errors import BundleError
 from diffusion_policy_rt.train.importing.files import need, read_json
+from diffusion_policy_rt.train.importing.lerobot_types import FIRST, TODAYS, check_types
 from diffusion_policy_rt.train.importing.sampling import noise_levels
 from diffusion_policy_rt.train.importing.source import Sampling
 
@@ -37,6 +38,7 @@ def read_config(path: Path) -> dict[str, Any]:
     need(data, ('input_features', 'output_features', 'normalization_mapping', 'n_obs_steps',
                 'horizon', 'n_action_steps'), path)
     config = {**DEFAULTS, **data}
+    check_types(config, TODAYS, path)
     _check(config, path)
     return config
 
@@ -44,6 +46,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def _modernised(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the first version's configuration, which had one mode per key, in today's form."""
     need(data, ('output_shapes', 'input_normalization_modes', 'output_normalization_modes'), path)
+    check_types(data, FIRST, path)
     modes = {**data['input_normalization_modes'], **data['output_normalization_modes']}
     inputs = {key: {'type': kind_of(key), 'shape': shape}
               for key, shape in data['input_shapes'].items()}
@@ -77,14 +80,14 @@ def _check(config: Mapping[str, Any], path: Path) -> None:
 
 def images(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Return rows and columns of each image, in LeRobot's order."""
-    return {key: (int(feature['shape'][1]), int(feature['shape'][2]))
+    return {key: (feature['shape'][1], feature['shape'][2])
             for key, feature in config['input_features'].items() if feature['type'] == 'VISUAL'}
 
 
 def sampling(config: Mapping[str, Any], path: Path) -> Sampling:
     """Return how the policy samples; BundleError for what we do not know."""
     predicts = {'epsilon': 'noise', 'sample': 'sample'}.get(config['prediction_type'])
-    kind, total = config['noise_scheduler_type'], int(config['num_train_timesteps'])
+    kind, total = config['noise_scheduler_type'], config['num_train_timesteps']
     if predicts is None or kind not in ('DDPM', 'DDIM'):
         raise BundleError(f'{path}: {kind} with prediction_type {config["prediction_type"]!r} is '
                           'not supported; DDPM and DDIM with epsilon or sample are')

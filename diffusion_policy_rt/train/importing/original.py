@@ -26,13 +26,13 @@ OBSERVED = 'obs'
 def read_original(path: Path) -> Source:
     """Read a `.ckpt` file; BundleError for a policy that is not supported."""
     data = read_pickle(path)
-    try:
-        config, weights = resolved(plain(data['cfg'])), data['state_dicts']
-        chosen = 'ema_model' if 'ema_model' in weights else 'model'
-        return _source(path, config['policy'], weights[chosen])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f'{path} is no checkpoint of the original Diffusion Policy, or one of '
-                          f'an unknown form ({type(error).__name__}: {error})') from error
+    lacking = [key for key in ('cfg', 'state_dicts') if key not in data]
+    if lacking:
+        raise BundleError(f'{path} is no checkpoint of the original Diffusion Policy: it has no '
+                          f'{lacking[0]!r}; give the file that its workspace saved')
+    config, weights = resolved(plain(data['cfg'])), data['state_dicts']
+    chosen = 'ema_model' if 'ema_model' in weights else 'model'
+    return _source(path, config['policy'], weights[chosen])
 
 
 def _source(path: Path, policy: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Source:

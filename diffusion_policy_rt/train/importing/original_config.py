@@ -86,7 +86,7 @@ def check(part: Mapping[str, Any], path: Path) -> None:
 def sampling(policy: Mapping[str, Any], path: Path) -> Sampling:
     """Return how the policy samples; BundleError for what we do not know."""
     how = policy['noise_scheduler']
-    kind, total = last(how['_target_']), int(how['num_train_timesteps'])
+    kind, total = last(how['_target_']), how['num_train_timesteps']
     predicts = {'epsilon': 'noise', 'sample': 'sample'}.get(how.get('prediction_type', 'epsilon'))
     if kind not in ('DDPMScheduler', 'DDIMScheduler') or predicts is None:
         raise BundleError(f'{path}: {kind} with prediction_type {how.get("prediction_type")!r} is '

@@ -13,6 +13,10 @@ from diffusion_policy_rt.spec import Preconditioning, Schedule
 from diffusion_policy_rt.train.importing.source import Sampling
 
 
+MOST = 100_000
+"""Training steps of no policy are more."""
+
+
 def noise_levels(schedule: str, count: int, beta_start: float, beta_end: float,
                  where: str) -> tuple[float, ...]:
     """Return sigma of each training step, rising.
@@ -20,6 +24,9 @@ def noise_levels(schedule: str, count: int, beta_start: float, beta_end: float,
     Betas and their product are float32, as diffusers has them: the last levels are so sensitive
     that another rounding gives other chunks.
     """
+    if not isinstance(count, int) or not 0 < count <= MOST:
+        raise BundleError(f'{where}: num_train_timesteps must be a whole number from 1 to {MOST}, '
+                          f'found {count!r}; copy the checkpoint again')
     if schedule == 'squaredcos_cap_v2':
         betas = torch.tensor(squared_cosine_betas(count), dtype=torch.float32)
     elif schedule == 'linear':

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from diffusion_policy_rt.errors import BundleError
 from diffusion_policy_rt.train.importing.statistics import Affine
 
 
@@ -66,3 +67,15 @@ class Source:
     """Keys of cameras and vectors in the order of the source's condition."""
     statistics: str = 'source'
     """Where the normalisation came from."""
+
+    def __post_init__(self) -> None:
+        counts = {'n_obs_steps': self.n_obs, 'horizon': self.horizon,
+                  'n_action_steps': self.n_action_steps,
+                  'num_inference_steps': self.sampling.steps}
+        for camera in self.cameras:
+            counts |= {f'height of {camera.key}': camera.height,
+                       f'width of {camera.key}': camera.width}
+        for name, value in counts.items():
+            if not isinstance(value, int) or value < 1:
+                raise BundleError(f'{self.title}: {name} must be a whole number above zero, found '
+                                  f'{value!r}; take another checkpoint')

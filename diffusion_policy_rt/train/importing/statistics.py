@@ -27,8 +27,8 @@ class Affine(NamedTuple):
 def affine(stats: Mapping[str, np.ndarray], mode: str, size: int, where: str) -> Affine:
     """Return the map of LeRobot's normalisation `mode` for `size` values.
 
-    BundleError where a statistic is missing or not finite: such policies give actions that are no
-    numbers. A value that never changed keeps LeRobot's tiny range.
+    BundleError where a statistic is missing, not finite or out of order: such policies give
+    actions that are no numbers. A value that never changed keeps LeRobot's tiny range.
     """
     if mode == 'IDENTITY':
         return Affine(np.zeros(size), np.ones(size))
@@ -36,6 +36,9 @@ def affine(stats: Mapping[str, np.ndarray], mode: str, size: int, where: str) ->
         raise BundleError(f'{where}: normalisation {mode!r} is unknown; known: IDENTITY, '
                           f'{", ".join(PAIRS)}')
     first, second = (_take(stats, name, size, where) for name in PAIRS[mode])
+    if (second < (0 if mode == 'MEAN_STD' else first)).any():
+        raise BundleError(f'{where}: the statistic {PAIRS[mode][1]!r} is too small to be one; '
+                          'take another checkpoint')
     if mode == 'MEAN_STD':
         return Affine(first, second + EPS)
     scale = np.where(second > first, second - first, EPS) / 2

@@ -72,10 +72,11 @@ def _pickle_module() -> Any:
 
 def _is_plain_zip(path: Path) -> bool:
     """Tell whether it holds no TorchScript, which torch would load as a program."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return not any(name.endswith('constants.pkl') for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return not any(name.endswith('constants.pkl') for name in archive.namelist())
 
 
 def read_pickle(path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def read_observations(bundle: Bundle, recipe: Recipe, paths: Sequence[str], coun
     windows = make_windows(data.episode_ends, spec.n_obs, spec.horizon)
     if count > len(windows.observed):
         raise DataError(f'{data.source} holds {len(windows.observed)} observations of the '
-                        f'{count} asked for; ask for fewer')
+                        f'{count} asked for; ask for fewer by --observations')
     rows = np.random.default_rng(seed).choice(len(windows.observed), count, replace=False)
     states = columns(data, 'state', recipe.state).astype(np.float32)
     observed = windows.observed[rows]
