@@ -42,7 +42,7 @@ QUICK = {'control_rate': 20.0, 'deadline': 0.05, 'n_action_steps': 1, 'max_steps
 
 
 class Robot(Node):
-    """Two cameras and three joints at 20 Hz; each stream can be bent by `faults`."""
+    """Two cameras and three joints at 20 Hz; `faults` bends a camera, or `joints`, by name."""
 
     def __init__(self, **options):
         super().__init__('robot', **options)
@@ -100,7 +100,7 @@ class Robot(Node):
         msg = Image(height=SIZE[0], width=SIZE[1], step=3 * SIZE[1], encoding='rgb8',
                     data=array('B', pixels.tobytes()))
         msg.header.stamp = stamp
-        self.faults.get('image', lambda msg: None)(msg)
+        self.faults.get(name, lambda msg: None)(msg)
         self.cameras[name].publish(msg)
         png = CompressedImage(header=msg.header, format='png')
         png.data.frombytes(cv2.imencode('.png', pixels)[1])

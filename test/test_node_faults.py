@@ -1,6 +1,5 @@
 """Faults injected into a running node over real topics: counters and published actions."""
 
-import itertools
 import os
 import signal
 
@@ -15,12 +14,6 @@ from diffusion_policy_rt.runtime.trace import Rung
 
 HALT = {'state.on_stale': 'halt', 'cameras.front.on_stale': 'halt',
         'cameras.wrist.on_stale': 'halt'}
-
-
-def of_front(fault):
-    """Return a fault of the front camera's images alone; the robot publishes that one first."""
-    front = itertools.cycle((True, False))
-    return lambda msg: fault(msg) if next(front) else None
 
 
 def driving(robot, make_node, **values):
@@ -47,10 +40,10 @@ def figures(robot, task):
 
 # -- streams -----------------------------------------------------------------------------------
 
-FAULTS = [('image', black, 'camera front', 'black'), ('image', larger, 'camera front', 'resized'),
-          ('image', frozen, 'camera front', 'frozen'),
-          ('image', an_hour_ago, 'camera front', 'stale'),
-          ('image', in_an_hour, 'camera front', 'dropped'),
+FAULTS = [('front', black, 'camera front', 'black'), ('front', larger, 'camera front', 'resized'),
+          ('front', frozen, 'camera front', 'frozen'),
+          ('front', an_hour_ago, 'camera front', 'stale'),
+          ('front', in_an_hour, 'camera front', 'dropped'),
           ('joints', without_a_joint, 'joint_states', 'dropped'),
           ('joints', an_hour_ago, 'joint_states', 'stale'),
           ('joints', in_an_hour, 'joint_states', 'dropped')]
@@ -61,7 +54,7 @@ def test_a_fault_midway_goes_down_the_ladder_is_counted_and_recovers(
         robot, make_node, stream, fault, source, kind):
     driving(robot, make_node, observation_timeout=0.3, action_timeout=1.5,
             **{'cameras.front.frozen_timeout': 0.2})
-    robot.faults[stream] = of_front(fault) if stream == 'image' else fault
+    robot.faults[stream] = fault
     robot.until(lambda: silent(robot), 'the end of the ladder')
     last = max(i for i, tick in enumerate(robot.ticks) if tick.rung in FRESH)
     rungs = [tick.rung for tick in kept(robot.ticks[last:])]
@@ -75,11 +68,11 @@ def test_a_fault_midway_goes_down_the_ladder_is_counted_and_recovers(
 
 
 @pytest.mark.parametrize(('stream', 'fault', 'source', 'kind'), [
-    FAULTS[0], ('image', an_hour_ago, 'camera front', 'skewed'), FAULTS[5]])
+    FAULTS[0], ('front', an_hour_ago, 'camera front', 'skewed'), FAULTS[5]])
 def test_where_the_rule_is_halt_one_hold_is_the_last_action_until_start(
         robot, make_node, stream, fault, source, kind):
     driving(robot, make_node, observation_timeout=0.3, **HALT)
-    robot.faults[stream] = of_front(fault) if stream == 'image' else fault
+    robot.faults[stream] = fault
     robot.until(lambda: silent(robot), 'the halt')
     robot.faults.clear()
     robot.more(robot.ticks, 10)

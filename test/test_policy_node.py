@@ -299,10 +299,10 @@ def not_finite(msg):
 
 
 @pytest.mark.parametrize(('stream', 'fault', 'source', 'told'), [
-    ('image', wrong_encoding, 'camera front', "encoding '16UC1' is not accepted; use one of rgb8"),
-    ('image', too_small, 'camera front', '57x20 image is smaller than the 57x45'),
-    ('image', too_short, 'camera front', 'needs 7695 bytes, found 7694'),
-    ('image', from_the_future, 'camera front', 'stamp lies in the future; synchronise the clocks'),
+    ('front', wrong_encoding, 'camera front', "encoding '16UC1' is not accepted; use one of rgb8"),
+    ('front', too_small, 'camera front', '57x20 image is smaller than the 57x45'),
+    ('front', too_short, 'camera front', 'needs 7695 bytes, found 7694'),
+    ('front', from_the_future, 'camera front', 'stamp lies in the future; synchronise the clocks'),
     ('joints', missing_joint, 'joint_states', 'joint x is missing .* it holds grip, y, elbow'),
     ('joints', not_finite, 'joint_states', 'x is not finite; check the driver'),
 ])
@@ -532,3 +532,13 @@ def test_a_dry_run_beside_a_driving_node_is_not_opened(robot, make_node):
     result = node.set_parameters(overrides({'enable_output': True}))[0]
     assert not result.successful and 'publishes on /policy/action too' in result.reason
     assert node.get_parameter('enable_output').value is False
+
+
+def test_a_destroyed_node_leaves_the_graph_while_something_still_refers_to_it(robot):
+    from diffusion_policy_rt.ros.policy_node import PolicyNode
+    node = PolicyNode(context=robot.context)
+    mine = '/policy/change_state'
+    robot.until(lambda: mine in dict(robot.get_service_names_and_types()), 'the node')
+    node.destroy_node()
+    assert 'policy' not in robot.get_node_names()
+    assert mine not in dict(robot.get_service_names_and_types())

@@ -109,6 +109,15 @@ class PolicyNode(LifecycleNode):
         if runner is not None:
             runner.destroy()
 
+    def destroy_node(self) -> None:
+        """Leave the graph at once.
+
+        rclpy forgets the lifecycle's own services and topic: with them a destroyed node would
+        stand in the graph, and its services seem ready, until Python collects it.
+        """
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # -- services ------------------------------------------------------------------------------
 
     def _serve_start(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
