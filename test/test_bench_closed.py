@@ -99,7 +99,7 @@ def test_the_longest_stand_is_found(targets, steps):
 
 
 @pytest.mark.parametrize('more, why', [
-    (['--seed', '7'], 'demonstrations'), (['--image', '224'], 'do not apply'),
+    (['--seed', '7'], 'demonstrations'), (['--image', '224'], '--size base, or --what cache'),
     (['--cache', 'latent'], "no cache 'latent'"), (['--level', '-1'], 'no noise level')])
 def test_bad_input_is_one_line(capsys, more, why):
     assert main(['bench', '--what', 'cache', '--episodes', '1', *more]) == 1

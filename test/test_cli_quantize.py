@@ -111,6 +111,16 @@ def test_both_policies_play_the_same_episodes(toy, tmp_path):  # noqa: F811
         report['score_fp32'] - report['score'])
 
 
+def test_too_few_observations_are_told_before_the_work(
+        toy, tmp_path, monkeypatch, capsys):  # noqa: F811
+    from diffusion_policy_rt.train.quantize import run
+
+    monkeypatch.setattr(run, 'reexport', lambda *_, **__: pytest.fail('it was written'))
+    assert quantize(toy, tmp_path / 'q8', '--observations', '100000') == 1
+    assert 'ask for fewer by --observations' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize('interval, more', [((-0.03, 0.01), True), ((-0.05, -0.002), False)])
 def test_a_score_that_may_be_the_same_asks_for_more_episodes(interval, more):
     report = {'chunk_rmse': 0.0, 'jerk_ratio': 1.0, 'size_ratio': 0.2, 'score_loss': 0.02,

@@ -3,96 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-from diffusion_policy_rt.cli.common import extra, natural, positive, provenance, table, write_json
-from diffusion_policy_rt.cli.eval import FIRST_TEST_SEED, check_seed
+from diffusion_policy_rt.cli.bench_options import CONVOLUTIONS, PARTS, refuse_idle
+from diffusion_policy_rt.cli.bench_options import add_arguments as add_arguments
+from diffusion_policy_rt.cli.common import extra, provenance, table, write_json
+from diffusion_policy_rt.cli.eval import check_seed
 from diffusion_policy_rt.errors import DprtError
 
 HELP = ('Measure latency: of the denoiser, the encoder, a whole plan, the caches, or the node '
         'over topics.')
-PARTS = ('denoiser', 'encoder', 'plan')
-CONVOLUTIONS = 'fp32-convolutions'
-DTYPES = ('fp32', CONVOLUTIONS, 'int8-dynamic', 'int8-weight-only', 'int8-static')
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
-    parser.add_argument('--what', choices=(*PARTS, 'fused', 'cache', 'node', 'replay'),
-                        help='what to measure (default: denoiser, encoder and plan); fused: all '
-                             'steps as one graph, against one call per step; replay: of --bag, '
-                             'against the loop within it')
-    parser.add_argument('--bag', metavar='BAG', help='replay: the bag')
-    parser.add_argument('--policy', action='append', metavar='P',
-                        help='bundle folder, or the name of a shipped bundle; may be repeated '
-                             '(default pusht)')
-    parser.add_argument('--size', choices=('small', 'base'), default='small',
-                        help='base: the published 251-million-parameter network with random '
-                             'weights, in place of --policy (needs torch)')
-    parser.add_argument('--dtype', action='append', choices=DTYPES,
-                        help='base: how its denoiser is stored; may be repeated (default: fp32 '
-                             'and int8-dynamic); encoders are static int8 beside int8; '
-                             f'{CONVOLUTIONS}: the graph is not rewritten as products')
-    parser.add_argument('--denoiser', choices=('unet', 'transformer', 'dit'), default='unet',
-                        help='base: the kind of its denoiser (default unet)')
-    parser.add_argument('--params', action='append', metavar='N',
-                        help='base: parameters of a transformer or dit; may be repeated '
-                             '(default 250M)')
-    parser.add_argument('--cameras', type=positive, action='append', metavar='N',
-                        help='base: number of cameras; may be repeated (default 1)')
-    parser.add_argument('--image', type=positive, action='append', metavar='PX',
-                        help='base: rows and columns of an image; may be repeated (default 96); '
-                             'cache: the policy\'s networks on images of this size (default: its '
-                             'own)')
-    parser.add_argument('--horizon', type=positive, action='append', metavar='H',
-                        help='base: actions in a chunk, a multiple of 4; may be repeated '
-                             '(default 16)')
-    parser.add_argument('--engine', action='append', metavar='E',
-                        help='engine to measure, or torch-compile; may be repeated (default: all '
-                             'installed)')
-    parser.add_argument('--steps', type=positive, action='append', metavar='K',
-                        help='network calls per plan; may be repeated (default: 1, 2, 4, 8); '
-                             'counts that the policy does not serve are sampled by DDIM, 100 and '
-                             'more by DDPM')
-    parser.add_argument('--threads', type=positive, action='append', metavar='N',
-                        help='threads; may be repeated (default: 1)')
-    parser.add_argument('--repeats', type=positive, default=200, metavar='R',
-                        help='measurements of each row, rows taking turns (default 200)')
-    parser.add_argument('--sequences', type=natural, default=0, metavar='N',
-                        help='cache: instead of times, hold the exact caches against none over N '
-                             'random sequences of late, double, reordered, missing and set-back '
-                             'frames; ends non-zero where an action differs')
-    parser.add_argument('--episodes', type=natural, default=0, metavar='N',
-                        help='cache: instead of times, the score of N closed-loop episodes under '
-                             'each cache, and its paired difference to none')
-    parser.add_argument('--seed', type=natural, default=FIRST_TEST_SEED, metavar='S',
-                        help='--episodes: episode i starts from seed S + i (default '
-                             f'{FIRST_TEST_SEED})')
-    parser.add_argument('--noise', type=natural, default=0, metavar='LEVELS',
-                        help='--episodes: noise of up to this much, of 255, in every pixel that '
-                             'the policy sees (default 0)')
-    parser.add_argument('--cache', action='append', metavar='C',
-                        help='--episodes: a cache to hold against none, by the name that its row '
-                             'has; may be repeated (default: all)')
-    parser.add_argument('--level', action='append', metavar='L', type=float,
-                        help='--episodes: a level of the warm start, in deviations of the data; '
-                             'may be repeated (default: that for one network call, 0.85)')
-    parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
-                        help='--episodes: processes (default: one per core)')
-    parser.add_argument('--plot', metavar='FILE.png',
-                        help='draw the rows; cache: frames with the tiles that changed')
-    parser.add_argument('--seconds', type=positive, default=20, metavar='S',
-                        help='node: how long to measure each image size (default 20)')
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
-    if args.what in ('fused', 'node', 'replay') and args.plot:
-        raise DprtError(f'--plot draws engines and tiles; --what {args.what} has other rows')
+    refuse_idle(args)
     if args.what == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
@@ -136,8 +64,6 @@ def bench_caches(args: argparse.Namespace) -> list[dict]:
         from diffusion_policy_rt.replay.bench_cache import bench_cache
         from diffusion_policy_rt.replay.tile_picture import write_tiles
 
-    if args.size != 'small':
-        raise DprtError('--what cache measures bundles; give them by --policy')
     with tempfile.TemporaryDirectory() as folder:
         policies = [made for image in args.image or [None] for made in at_size(
             args.policy or ['pusht'], image, Path(folder) / str(image))]
@@ -175,9 +101,6 @@ def bench_scores(args: argparse.Namespace) -> list[dict]:
         from diffusion_policy_rt.replay.bench_closed import Closed, bench_closed
 
     check_seed(args.seed)
-    if args.image or args.plot:
-        raise DprtError('--episodes plays a policy on images of its own size and draws nothing; '
-                        '--image and --plot do not apply')
     seeds = range(args.seed, args.seed + args.episodes)
     asked = {key: tuple(given) for key, given in (('caches', args.cache), ('levels', args.level))
              if given}

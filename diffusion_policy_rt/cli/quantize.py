@@ -14,10 +14,14 @@ from diffusion_policy_rt.engines.load import gpu
 from diffusion_policy_rt.errors import DprtError, SpecError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from diffusion_policy_rt.engines.bundle import Bundle
     from diffusion_policy_rt.replay.fidelity import Comparison
     from diffusion_policy_rt.train.quantize.probe import Patched
     from diffusion_policy_rt.train.quantize.run import Part
+
+    Observations = list[dict[str, np.ndarray]]
 
 HELP = 'Quantize a policy to 8 bits for this machine, and write it with the proof of its fidelity.'
 KINDS = ('auto', 'fp32', 'dynamic', 'static', 'weight-only')
@@ -75,13 +79,15 @@ def run(args: argparse.Namespace) -> None:
 
     bundle = read_bundle(args.policy)
     refuse_quantized(bundle)
+    seen = observations(args, bundle)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(args.checkpoint) if args.checkpoint else None
         # what their branches cost is measured anew, so schedules are kept for other weights too
         source = reexport(bundle, Path(folder) / 'fp32', checkpoint,
                           products=args.engine != TENSORRT or args.form != 'int8',
                           blocks=bundle.blocks)
-        made, report, costs, parts = quantize(args, bundle, source, Path(folder) / 'int8')
+        made, report, costs, parts = quantize(args, bundle, source, seen,
+                                              Path(folder) / 'int8')
         report |= closed_loop(args, source, made)
         judge(report, args.override)
         kept = copy_bundle(made, Path(args.out), {'quantization': report, **costs})
@@ -108,7 +114,15 @@ def tell_left_out(bundle: Bundle, made: Bundle) -> None:
               'weights, or the new bundle\'s engine computes all blocks (dprt cache)')
 
 
-def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
+def observations(args: argparse.Namespace, bundle: Bundle) -> Observations:
+    """Draw what is calibrated on, and as many to compare under, which it never saw."""
+    from diffusion_policy_rt.train.quantize.observations import read_observations, stream_recipe
+
+    return read_observations(bundle, stream_recipe(bundle, args.recipe), args.data,
+                             2 * args.observations, args.seed)
+
+
+def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle, seen: Observations,
              folder: Path) -> tuple[Bundle, dict[str, Any], dict[str, Any], list[Part]]:
     """Write the quantized bundle to `folder`.
 
@@ -117,12 +131,9 @@ def quantize(args: argparse.Namespace, bundle: Bundle, source: Bundle,
     from diffusion_policy_rt.engines.onnx_engine import OnnxEngine
     from diffusion_policy_rt.replay.fidelity import Comparison, cost_name, cost_of_blocks
     from diffusion_policy_rt.train.quantize import run as quantizing
-    from diffusion_policy_rt.train.quantize.observations import read_observations, stream_recipe
     from diffusion_policy_rt.train.quantize.probe import Patched, Recorder
 
     count, spec = args.observations, source.spec
-    recipe = stream_recipe(bundle, args.recipe)
-    seen = read_observations(bundle, recipe, args.data, 2 * count, args.seed)
     recorder = Recorder(source)
     sweep = Comparison(recorder, spec, seen[:min(count, SWEEP)], args.seed)
     facts = {'training': dict(bundle.training), 'provenance': {
