@@ -88,6 +88,8 @@ def test_a_warm_start_turns_less_than_noise_does(blocked):
 def test_rows_are_those_asked_for_and_a_level_each(blocked):
     rows = rows_of(blocked, steps=1, caches=(closed.WARM,), levels=(1.0, 0.25))
     assert list(rows) == [NONE, f'{closed.WARM} 1', f'{closed.WARM} 0.25']
+    still = rows_of(blocked, steps=1, caches=(closed.WARM,), levels=(1.0,), warm_noise=0.0)
+    assert still[f'{closed.WARM} 1']['turn_p50'] < rows[f'{closed.WARM} 1']['turn_p50']
     # the lower the level, the nearer a plan stays to the last chunk
     assert rows[f'{closed.WARM} 0.25']['turn_p50'] < rows[f'{closed.WARM} 1']['turn_p50']
 

@@ -27,7 +27,8 @@ DOCS = Path(__file__).parent.parent / 'docs' / 'parameters.md'
 LIVE = {'control_rate', 'deadline', 'min_steps', 'max_steps', 'observation_timeout',
         'action_timeout', 'max_camera_skew', 'n_action_steps', 'replan_ticks', 'seam_limit',
         'blend_steps',
-        'cache.capacity', 'cache.condition', 'cache.blocks', 'cache.warm_start', 'enable_output',
+        'cache.capacity', 'cache.condition', 'cache.blocks', 'cache.warm_start',
+        'cache.warm_noise', 'enable_output',
         *(f'cache.{camera}.{field}' for camera in ('front', 'wrist')
           for field in ('tiles', 'threshold', 'max_age'))}
 
@@ -119,6 +120,7 @@ def test_what_contradicts_itself_or_the_policy_does_not_freeze(changes, told):
     ({'min_steps': 9}, 'above max_steps'),
     ({'enable_output': True}, ''),
     ({'cache.warm_start': 0.0001}, 'cache.warm_start 0.0001 is no noise level; use 0'),
+    ({'cache.warm_noise': float('nan')}, 'cache.warm_noise nan is no share'),
     ({'cache.warm_start': float('nan')}, 'cache.warm_start nan is no noise level'),
     ({'cache.wrist.threshold': float('nan')}, 'cache.wrist.threshold nan must lie in 0..255'),
     ({'cache.front.max_age': float('inf')}, 'cache.front.max_age inf must be finite'),

@@ -100,13 +100,13 @@ def test_the_network_is_asked_at_the_levels_of_the_warm_start():
     assert loop.engine.denoised == [*schedule.sigmas, *2 * schedule.warm_sigmas]
 
 
-@given(st.floats(-2, 2), st.floats(0.1, 3), st.integers(0, 99))
-def test_noise_is_added_to_the_guess_at_the_first_warm_level(guess, level, seed):
+@given(st.floats(-2, 2), st.floats(0.1, 3), st.floats(0, 1), st.integers(0, 99))
+def test_a_share_of_the_first_warm_levels_noise_is_added_to_the_guess(guess, level, share, seed):
     seen, noise = [], np.random.default_rng(seed).standard_normal((4, 2))
-    schedule = Schedule('ddim', (10.0,), warm_sigmas=(level,))
+    schedule = Schedule('ddim', (10.0,), warm_sigmas=(level,), warm_noise=share)
     sample(lambda x, sigma, stop: seen.append((x, sigma, stop)) or x, schedule, noise,
            guess=np.full((4, 2), guess))
-    np.testing.assert_allclose(seen[0][0], guess + level * noise)
+    np.testing.assert_allclose(seen[0][0], guess + share * level * noise)
     assert seen[0][1:] == (level, 0.0) and len(seen) == 1
 
 
@@ -132,8 +132,19 @@ def test_a_warm_start_of_ddpm_visits_training_levels():
 def test_a_warm_start_that_cannot_be_is_refused(levels, reason):
     with pytest.raises(SpecError, match=reason):
         Schedule('ddim', (2.0, 1.0), warm_sigmas=levels)
+    with pytest.raises(SpecError, match='warm_noise 1.5 must lie'):
+        Schedule('ddim', (2.0, 1.0), warm_sigmas=(1.0,), warm_noise=1.5)
     with pytest.raises(SpecError, match='no noise that could be scaled'):
-        make_schedule(tiny_spec(), Variant('warm-start', noise_scale=0.5), 2)
+        make_schedule(tiny_spec(), Variant('ddim', noise_scale=0.5), 2)
+
+
+def test_the_share_is_asked_for_by_the_sampler_and_by_the_rules_of_caches():
+    asked = Variant('warm-start', noise_scale=0.5)
+    assert make_schedule(tiny_spec(), asked, 2).warm_noise == 0.5
+    assert make_schedule(tiny_spec(), Variant('warm-start'), 2).warm_noise == 1.0
+    loop, _ = plans(tiny_spec(), 0)
+    loop.keep(dataclasses.replace(loop.rules, warm_start=2.0, warm_noise=0.25))
+    assert {s.warm_noise for s in loop._sampled.schedules.values()} == {0.25}
 
 
 def test_a_bundle_may_serve_a_warm_start_and_need_not():
@@ -231,3 +242,9 @@ def test_every_level_that_is_one_makes_a_warm_start(kind, steps, level):
 def test_a_level_that_is_none_is_refused(level):
     with pytest.raises(SpecError, match='no noise level'):
         CacheRules(warm_start=level)
+
+
+@pytest.mark.parametrize('share', [-0.1, 1.1, float('nan')])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(SpecError, match='no share; use 0 to 1'):
+        CacheRules(warm_noise=share)

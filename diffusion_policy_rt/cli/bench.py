@@ -107,7 +107,8 @@ def bench_scores(args: argparse.Namespace) -> list[dict]:
     return [row for policy in args.policy or ['pusht'] for engine in args.engine or ['auto']
             for steps in args.steps or [1] for threads in args.threads or [1]
             for row in bench_closed(
-                Closed(policy, engine, steps, threads, args.noise, **asked), seeds, args.workers)]
+                Closed(policy, engine, steps, threads, args.noise, warm_noise=args.warm_noise,
+                       **asked), seeds, args.workers)]
 
 
 def at_size(policies: Sequence[str], image: int | None, folder: Path) -> list[str]:

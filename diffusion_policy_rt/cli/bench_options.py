@@ -8,6 +8,7 @@ import os
 from diffusion_policy_rt.cli.common import natural, positive
 from diffusion_policy_rt.cli.eval import FIRST_TEST_SEED
 from diffusion_policy_rt.errors import DprtError
+from diffusion_policy_rt.runtime.warm import ONE_CALL, WARM_NOISE
 
 PARTS = ('denoiser', 'encoder', 'plan')
 CONVOLUTIONS = 'fp32-convolutions'
@@ -21,7 +22,7 @@ APPLIES = {
     'bag': ('replay',), 'seconds': ('node',), 'size': ('parts', 'fused'),
     'sequences': ('sequences',), 'episodes': ('episodes',),
     **dict.fromkeys(('dtype', 'denoiser', 'params', 'cameras', 'horizon'), ('base',)),
-    **dict.fromkeys(('seed', 'noise', 'cache', 'level', 'workers'), ('episodes',)),
+    **dict.fromkeys(('seed', 'noise', 'cache', 'level', 'warm_noise', 'workers'), ('episodes',)),
     'image': ('base', 'cache'), 'plot': ('parts', 'cache'),
     'repeats': ('parts', 'fused', 'cache', 'replay'),
     'threads': ('parts', 'fused', 'cache', 'episodes'),
@@ -90,7 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              'has; may be repeated (default: all)')
     parser.add_argument('--level', action='append', metavar='L', type=float,
                         help='--episodes: a level of the warm start, in deviations of the data; '
-                             'may be repeated (default: that for one network call, 0.85)')
+                             f'may be repeated (default: that for one network call, {ONE_CALL:g})')
+    parser.add_argument('--warm-noise', metavar='F', type=float, default=WARM_NOISE,
+                        help='--episodes: share of that level\'s noise that the last chunk gets '
+                             f'(default {WARM_NOISE:g})')
     parser.add_argument('--workers', type=positive, default=os.cpu_count() or 1, metavar='W',
                         help='--episodes: processes (default: one per core)')
     parser.add_argument('--plot', metavar='FILE.png',
@@ -106,7 +110,7 @@ def refuse_idle(args: argparse.Namespace) -> None:
     asked = kinds(args)
     for option, applies in APPLIES.items():
         if getattr(args, option) != parser.get_default(option) and asked.isdisjoint(applies):
-            raise DprtError(f'--{option} does not apply here; it is for '
+            raise DprtError(f'--{option.replace("_", "-")} does not apply here; it is for '
                             f'{", or ".join(KINDS[kind] for kind in applies)}')
     if 'base' in asked and args.policy:
         raise DprtError('--policy does not apply here: --size base measures random weights')

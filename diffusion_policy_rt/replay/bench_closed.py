@@ -24,7 +24,7 @@ from diffusion_policy_rt.runtime.caches import CacheRules
 from diffusion_policy_rt.runtime.loop import PolicyLoop
 from diffusion_policy_rt.runtime.tiles import TileRule
 from diffusion_policy_rt.runtime.tiling import Tiling
-from diffusion_policy_rt.runtime.warm import ONE_CALL, REACH
+from diffusion_policy_rt.runtime.warm import ONE_CALL, REACH, WARM_NOISE
 from diffusion_policy_rt.sim.tasks import SimulatedRobot, Task
 
 THRESHOLD = 'all, threshold 6'
@@ -53,6 +53,8 @@ class Closed:
     """Of `PLAYED`, those to hold against none; all where it names none."""
     levels: tuple[float, ...] = (ONE_CALL,)
     """Of WARM, in deviations of the data."""
+    warm_noise: float = WARM_NOISE
+    """Share of these levels' noise that the last chunk gets."""
 
 
 class SensedController(PolicyController):
@@ -121,7 +123,8 @@ def make_sensed(what: Closed, cache: str) -> SensedController:
     loop = made.loop
     loop.tiling.least = 0 if cache == SMALL else loop.tiling.least
     loop.tiling.prove()
-    loop.keep(replace(rules_of(cache, loop.rules.tiles), capacity=loop.rules.capacity))
+    loop.keep(replace(rules_of(cache, loop.rules.tiles), capacity=loop.rules.capacity,
+                      warm_noise=what.warm_noise))
     return SensedController(loop, simulated(evaluation), what.noise, cache != NONE)
 
 

@@ -9,7 +9,7 @@ from diffusion_policy_rt.ros.param import Param, stale_params
 from diffusion_policy_rt.runtime.caches import LEAST_LEVEL
 from diffusion_policy_rt.runtime.settings import LoopSettings
 from diffusion_policy_rt.runtime.variants import WARM_START
-from diffusion_policy_rt.runtime.warm import ONE_CALL
+from diffusion_policy_rt.runtime.warm import DISTILLED, ONE_CALL, WARM_NOISE
 
 D = LoopSettings()
 SHARE = 'Share of ticks'
@@ -61,9 +61,13 @@ TABLE = [
           'tells which (dprt cache); approximate.', live=True),
     Param('cache.warm_start', 0.0,
           'Noise level, in deviations of the data, to which the last chunk is noised for the next '
-          'plan to go on from it; 0 starts from noise alone; for plain, not distilled policies '
-          f'{ONE_CALL:g} suits plans of one step, {WARM_START:g} those of two to four; '
+          'plan to go on from it; 0 starts from noise alone; for plain policies '
+          f'{ONE_CALL:g} suits plans of one step, {WARM_START:g} those of two to four; for '
+          f'policies distilled for consistency {DISTILLED:g}; '
           f'it changes actions; above 0 it is {LEAST_LEVEL:g} or more.', 0, 100, live=True),
+    Param('cache.warm_noise', WARM_NOISE,
+          'Share of that level\'s noise that the last chunk gets; with less, chunks meet more '
+          'closely, and with half and less fewer episodes of Push-T succeed.', 0, 1, live=True),
     Param('action_type', 'joint_trajectory', 'Type of the published action.',
           choices=('joint_trajectory', 'float64_multi_array', 'twist_stamped', 'pose_stamped')),
     Param('action_fields', [''],

@@ -33,7 +33,8 @@ def caches_of(values: Mapping[str, Any], spec: PolicySpec) -> CacheRules:
     tiles = {camera.name: _tiles_of(values, f'cache.{camera.name}.') for camera in spec.cameras}
     with _named('cache.'):
         return CacheRules(values['cache.capacity'], values['cache.condition'],
-                          values['cache.blocks'], values['cache.warm_start'], tiles)
+                          values['cache.blocks'], values['cache.warm_start'],
+                          values['cache.warm_noise'], tiles)
 
 
 def _tiles_of(values: Mapping[str, Any], prefix: str) -> TileRule:

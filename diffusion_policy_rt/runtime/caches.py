@@ -10,6 +10,7 @@ from diffusion_policy_rt.errors import SpecError
 from diffusion_policy_rt.runtime.ports import (
     BlockwiseEngine, ConditionedEngine, Denoiser, Engine)
 from diffusion_policy_rt.runtime.tiles import TileRule
+from diffusion_policy_rt.runtime.warm import WARM_NOISE
 from diffusion_policy_rt.spec import Schedule
 
 LEAST_LEVEL = 0.001
@@ -30,6 +31,8 @@ class CacheRules:
     warm_start: float = 0.0
     """Noise level, in deviations of the data, from which plans go on from the last chunk; 0 starts
     from noise alone. It changes actions."""
+    warm_noise: float = WARM_NOISE
+    """Share of that level's noise that the last chunk gets, 0..1."""
     tiles: Mapping[str, TileRule] = field(default_factory=dict)
     """Per camera, when parts of its images are not encoded again."""
 
@@ -37,6 +40,8 @@ class CacheRules:
         if self.warm_start != 0 and not LEAST_LEVEL <= self.warm_start < math.inf:
             raise SpecError(f'warm_start {self.warm_start:g} is no noise level; use 0 for none, '
                             f'or {LEAST_LEVEL:g} and more')
+        if not 0 <= self.warm_noise <= 1:
+            raise SpecError(f'warm_noise {self.warm_noise:g} is no share; use 0 to 1')
 
 
 def keep_conditions(engine: Engine, keeps: bool) -> None:

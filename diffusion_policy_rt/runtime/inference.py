@@ -50,7 +50,8 @@ class Inference:
 
     def keep(self, rules: CacheRules) -> None:
         """Use other rules of caches from the next plan on."""
-        self.rules, self._sampled = rules, warmed(self.spec, rules.warm_start)
+        self.rules = rules
+        self._sampled = warmed(self.spec, rules.warm_start, rules.warm_noise)
         self.cache.capacity, self.tiling.rules = rules.capacity, rules.tiles
         keep_conditions(self.engine, rules.condition)
 

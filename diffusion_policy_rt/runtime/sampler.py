@@ -20,7 +20,7 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
     `noise` is standard normal [..., H, A]; it is scaled to the deviation that noisy data have at
     the first level, so that one step from any level is what the network was trained on. With a
     `guess` of the result [..., H, A], `noise` is added to it at the first of the schedule's
-    `warm_sigmas`, and those are the levels. Between levels
+    `warm_sigmas`, or the share `warm_noise` of it, and those are the levels. Between levels
 
         ddim       x_next = x0 + (s_next / s) (x - x0)          Song et al. 2021, eta = 0
         ddim_unclipped   likewise, but x0 in the brackets is that of before the clip
@@ -48,7 +48,7 @@ def estimates(denoise: Denoise, schedule: Schedule, noise: np.ndarray, sigma_dat
 def _first(schedule: Schedule, noise: np.ndarray, sigma_data: float,
            guess: np.ndarray | None) -> np.ndarray:
     if guess is not None:
-        return guess + schedule.warm_sigmas[0] * noise
+        return guess + schedule.warm_noise * schedule.warm_sigmas[0] * noise
     start = 0.0 if schedule.kind == 'point' else np.hypot(schedule.sigmas[0], sigma_data)
     return start * noise
 

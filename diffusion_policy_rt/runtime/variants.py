@@ -48,7 +48,8 @@ class Variant:
     """First noise level; 0 takes the bundle's highest, and for `reduced-noise` and `warm-start`
     the tuned one."""
     noise_scale: float | None = None
-    """Factor of the fresh noise; None takes the sampler's own."""
+    """Factor of the fresh noise, for `warm-start` of the last chunk's; None takes the sampler's
+    own."""
 
     def __post_init__(self) -> None:
         if self.sampler not in VARIANTS:
@@ -78,14 +79,15 @@ def make_schedule(spec: PolicySpec, variant: Variant, steps: int) -> Schedule:
     from noise where there is no last chunk, and else from the last chunk (Duan et al. 2025).
     """
     kind = 'ancestral' if variant.sampler in ('ancestral', 'reduced-noise') else 'ddim'
-    if kind == 'ddim' and variant.noise_scale is not None:
-        raise SpecError(f'the {variant.sampler} sampler draws no noise that could be scaled')
+    if variant.sampler == 'ddim' and variant.noise_scale is not None:
+        raise SpecError('the ddim sampler draws no noise that could be scaled')
     try:
         sigmas, warm, scale = _levels(spec, variant, steps)
     except ValueError as error:
         raise SpecError(f'sampler {variant.sampler}: {error}') from error
-    return Schedule(kind, tuple(sigmas), variant.noise_scale if variant.noise_scale is not None
-                    else scale, tuple(warm))
+    chosen = scale if variant.noise_scale is None else variant.noise_scale
+    return Schedule(kind, tuple(sigmas), 1.0 if len(warm) else chosen, tuple(warm),
+                    chosen if len(warm) else 1.0)
 
 
 def _levels(spec: PolicySpec, variant: Variant,
@@ -125,15 +127,17 @@ def _warm(precond: Preconditioning, steps: int, start: float) -> np.ndarray:
     return np.asarray(default_schedules(precond, (steps,), lowest, start)[steps].sigmas)
 
 
-def warmed(spec: PolicySpec, level: float) -> PolicySpec:
+def warmed(spec: PolicySpec, level: float, share: float = 1.0) -> PolicySpec:
     """Return the spec with schedules that go on from the last chunk, at `level` deviations.
+
+    The chunk gets that `share` of the level's noise.
 
     0 leaves all as it is, and so do schedules that draw no noise.
     """
     first = level * spec.precond.sigma_data
     return dataclasses.replace(spec, schedules={
         steps: schedule if schedule.kind == 'point' else dataclasses.replace(
-            schedule, warm_sigmas=tuple(_warm(spec.precond, steps, first)))
+            schedule, warm_sigmas=tuple(_warm(spec.precond, steps, first)), warm_noise=share)
         for steps, schedule in spec.schedules.items()}) if level else spec
 
 

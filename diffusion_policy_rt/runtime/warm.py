@@ -20,12 +20,20 @@ import numpy as np
 
 from diffusion_policy_rt.runtime.chunk import Chunk
 
-ONE_CALL = 0.85
-"""The level for plans of one network call [deviations of the data].
+ONE_CALL, DISTILLED = 0.85, 8.0
+"""The levels for plans of one network call [deviations of the data]: of a plain policy, and of one
+distilled for consistency.
 
-Chosen with the teacher of Push-T on 31 to 46 seeds from 200000 (docs/results/caching.md): lower,
-fewer episodes succeed; higher, a plan's first action jumps further from what the last chunk had
-due then. On 200 other seeds it keeps the score, and the mean jump is that of noise.
+Chosen with the policies of Push-T on up to 200 seeds from 200000 (docs/results/caching.md): at
+lower ones fewer episodes succeed; at higher ones the plain policy's first actions jump further
+from what the last chunk had due then.
+"""
+WARM_NOISE = 0.7
+"""Share of the level's noise that the last chunk gets.
+
+With less noise than it was trained on a network strays less (the genetic denoising policy, NeurIPS
+2025, scales what is added between steps so). Chosen on the same seeds: with all of it plans jump
+as far as from noise, with half of it fewer episodes succeed.
 """
 PATIENCE_NS = 1_000_000_000
 """How long targets may stand before a plan starts from noise [ns]."""

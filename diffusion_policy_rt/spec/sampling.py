@@ -64,6 +64,8 @@ class Schedule:
     warm_sigmas: tuple[float, ...] = ()
     """Levels visited instead, no more of them, where the last chunk is known: it is noised to the
     first of them (warm start). Empty: the last chunk is not looked at."""
+    warm_noise: float = 1.0
+    """Share of that level's noise that the last chunk gets, 0..1; 1 is as published."""
 
     def __post_init__(self) -> None:
         for name in ('sigmas', 'warm_sigmas'):
@@ -75,5 +77,6 @@ class Schedule:
         if len(self.warm_sigmas) > len(self.sigmas):
             raise SpecError(f'schedule: a warm start takes {len(self.warm_sigmas)} calls, more '
                             f'than the {len(self.sigmas)} from noise')
-        if not 0 <= self.noise_scale <= 1:
-            raise SpecError(f'schedule: noise_scale {self.noise_scale} must lie in 0..1')
+        for name in ('noise_scale', 'warm_noise'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpecError(f'schedule: {name} {getattr(self, name)} must lie in 0..1')
