@@ -1,7 +1,7 @@
 # make demo    run the policy on the simulated robot, in real time    ARGS='--seconds 60'
 # make test    run the tests                                          PYTEST_ARGS='-k runtime'
 # make check   lint and type-check
-# make bench   measure on this machine                                ARGS='--threads 2'
+# make bench   measure on this machine          ARGS='--threads 2' NODE_ARGS='--seconds 30'
 # make gpu-check   what only an NVIDIA GPU can show                  ARGS='--json gpu.json'
 # make clean   remove .venv and what the tools left
 # All but the last make .venv and install what is missing.
@@ -38,7 +38,7 @@ bench:
 	@tools/venv.sh demo
 	@mkdir -p runs/bench
 	@$(BIN)/dprt bench --json runs/bench/parts.json $(ARGS)
-	@$(BIN)/dprt bench --what node --json runs/bench/node.json $(ARGS)
+	@$(BIN)/dprt bench --what node --json runs/bench/node.json $(NODE_ARGS)
 
 gpu-check:
 	@TORCH='$(TORCH)' tools/venv.sh train

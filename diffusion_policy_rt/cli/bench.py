@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-from diffusion_policy_rt.cli.bench_options import CONVOLUTIONS, PARTS, refuse_idle
+from diffusion_policy_rt.cli.bench_options import CONVOLUTIONS, PARTS, kind_of, refuse_idle
 from diffusion_policy_rt.cli.bench_options import add_arguments as add_arguments
 from diffusion_policy_rt.cli.common import extra, provenance, table, write_json
 from diffusion_policy_rt.cli.eval import check_seed
@@ -21,7 +21,8 @@ HELP = ('Measure latency: of the denoiser, the encoder, a whole plan, the caches
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     refuse_idle(args)
-    if args.what == 'node':
+    kind = kind_of(args)
+    if kind == 'node':
         from diffusion_policy_rt.cli.demo import use_own_domain
         from diffusion_policy_rt.share import use_large_image_profile
         use_own_domain()
@@ -29,13 +30,13 @@ def run(args: argparse.Namespace) -> None:
         from diffusion_policy_rt.replay.bench_node import bench_node
         rows = bench_node((args.policy or ['pusht'])[0], args.seconds,
                           (args.engine or ['auto'])[0], (args.steps or [1])[0])
-    elif args.what == 'replay':
+    elif kind == 'replay':
         rows = bench_bag(args)
-    elif args.what == 'cache' and args.sequences:
+    elif kind == 'sequences':
         rows = bench_arrivals(args)
-    elif args.what == 'cache' and args.episodes:
+    elif kind == 'episodes':
         rows = bench_scores(args)
-    elif args.what == 'cache':
+    elif kind == 'cache':
         rows = bench_caches(args)
     else:
         rows = bench_engines(args)

@@ -107,7 +107,7 @@ def refuse_idle(args: argparse.Namespace) -> None:
     """Raise DprtError for an option that would change nothing of what is measured."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    asked = kinds(args)
+    asked = {kind_of(args)} | ({'base'} if args.size == 'base' else set())
     for option, applies in APPLIES.items():
         if getattr(args, option) != parser.get_default(option) and asked.isdisjoint(applies):
             raise DprtError(f'--{option.replace("_", "-")} does not apply here; it is for '
@@ -116,9 +116,8 @@ def refuse_idle(args: argparse.Namespace) -> None:
         raise DprtError('--policy does not apply here: --size base measures random weights')
 
 
-def kinds(args: argparse.Namespace) -> set[str]:
-    """Return the kinds of measurement that are asked for, a row of `KINDS` each."""
-    kind = args.what if args.what in KINDS else 'parts'
-    if kind == 'cache' and (args.sequences or args.episodes):
-        kind = 'sequences' if args.sequences else 'episodes'
-    return {kind} | ({'base'} if args.size == 'base' and kind in APPLIES['size'] else set())
+def kind_of(args: argparse.Namespace) -> str:
+    """Return what is measured: one of `KINDS`, but `base`, which goes with another."""
+    if args.what == 'cache' and (args.sequences or args.episodes):
+        return 'sequences' if args.sequences else 'episodes'
+    return args.what if args.what in KINDS else 'parts'

@@ -130,9 +130,8 @@ def _warm(precond: Preconditioning, steps: int, start: float) -> np.ndarray:
 def warmed(spec: PolicySpec, level: float, share: float = 1.0) -> PolicySpec:
     """Return the spec with schedules that go on from the last chunk, at `level` deviations.
 
-    The chunk gets that `share` of the level's noise.
-
-    0 leaves all as it is, and so do schedules that draw no noise.
+    The chunk gets that `share` of the level's noise. A level of 0 leaves all as it is, and
+    schedules that draw no noise stay as they are.
     """
     first = level * spec.precond.sigma_data
     return dataclasses.replace(spec, schedules={
